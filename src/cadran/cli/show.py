@@ -1,0 +1,68 @@
+"""How long work is shown: one progress bar, a line per finished stage, notices as they come."""
+
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+
+class Show:
+    """Listens to a run and draws it.
+
+    Args:
+        console: where to.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.fields[stage]:<9}"),
+            BarColumn(24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.description}", markup=False),
+            console=console,
+            transient=True,
+        )
+        self._task: Any = None
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def event(self, event: dict[str, Any]) -> None:
+        """Draw an event of a run."""
+        kind, stage = event["kind"], event.get("stage", "")
+        if kind == "begin":
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+            self._task = self._bar.add_task("", total=None, stage=stage)
+        elif kind == "unchanged":
+            self._line(stage, "unchanged")
+        elif kind == "stage_done":
+            self._line(stage, f"done in {event['seconds']:.0f} s")
+        elif kind == "notice":
+            self._line(stage, event["text"])
+        elif kind == "resumed":
+            self._line(stage, f"goes on after step {event['step']}")
+        elif kind == "evaluation":
+            bits = "  ".join(f"{name} {value:.3f}" for name, value in sorted(event["bits_per_byte"].items()))
+            self._line(stage, f"step {event['step']}: bits per byte  {bits}")
+        elif kind == "sample":
+            text = " ".join(f"{event['prompt']}▸{event['text']}".split())
+            self._line(stage, text if len(text) <= 200 else f"{text[:199]}…")
+
+    def progress(self, doing: str, done: int, total: int | None) -> None:
+        """Move the bar."""
+        if self._task is not None:
+            self._bar.update(self._task, description=doing, completed=done, total=total)
+
+    def _line(self, stage: str, text: str) -> None:
+        self.console.print(f"{stage:<9} {text}", markup=False, highlight=False, soft_wrap=True)

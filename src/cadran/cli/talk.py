@@ -1,0 +1,60 @@
+"""``cadran generate`` and ``cadran chat``."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token; higher is more varied.")]
+TopP = Annotated[float, typer.Option(help="Keep the likeliest tokens up to this share of probability.")]
+Seed = Annotated[int, typer.Option(help="Of the random numbers: the same seed gives the same text.")]
+MaxTokens = Annotated[int, typer.Option(help="Most tokens of an answer.")]
+Model = Annotated[str, typer.Argument(help="A run (quickstart), a stage of one (quickstart/base), or a model folder.")]
+
+
+def generate(
+    model: Model,
+    prompt: Annotated[str, typer.Argument(help="The text to answer or continue; - reads standard input.")],
+    max_tokens: MaxTokens = 200,
+    temperature: Temperature = 0.7,
+    top_p: TopP = 0.95,
+    seed: Seed = 0,
+    raw: Annotated[bool, typer.Option("--raw", help="No chat template: continue the text, print only that.")] = False,
+) -> None:
+    """Print one answer, as it is made."""
+    from cadran.engine.engine import Engine
+    from cadran.engine.sampler import SamplingParams
+    from cadran.recipe.run import find_model
+
+    params = SamplingParams(temperature=temperature, top_p=top_p, seed=seed, max_tokens=max_tokens)
+    folder = find_model(model)
+    text = sys.stdin.read() if prompt == "-" else prompt
+    engine = Engine.load(folder)
+    # A base model knows no turns: it continues, asked for or not.
+    chats = engine.chats and not raw
+    events = engine.chat([{"role": "user", "content": text}], params) if chats else engine.generate(text, params)
+    for event in events:
+        print(event.text, end="", flush=True)
+    print()
+
+
+def chat(
+    model: Model,
+    max_tokens: MaxTokens = 200,
+    temperature: Temperature = 0.7,
+    top_p: TopP = 0.95,
+    seed: Seed = 0,
+    system: Annotated[str | None, typer.Option(help="A system message to begin with.")] = None,
+) -> None:
+    """Talk with a model. /reset forgets the conversation, /help lists the rest, Ctrl-D leaves."""
+    from rich.console import Console
+
+    from cadran.cli.conversation import Conversation
+    from cadran.engine.engine import Engine
+    from cadran.engine.sampler import SamplingParams
+    from cadran.recipe.run import find_model
+
+    params = SamplingParams(temperature=temperature, top_p=top_p, seed=seed, max_tokens=max_tokens)
+    folder = find_model(model)
+    engine = Engine.load(folder)
+    Conversation(engine, params, system, Console(highlight=False)).run(model)

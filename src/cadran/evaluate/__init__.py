@@ -1,0 +1,1 @@
+"""Measuring a model: bits per byte, classification, chrF, and the baselines that stand beside them."""

@@ -1,0 +1,78 @@
+"""How well an assistant does the tasks it was taught, on documents it never saw: topics and one-line descriptions."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cadran.engine.engine import Engine
+from cadran.engine.sampler import SamplingParams
+from cadran.errors import UserError
+from cadran.evaluate.chrf import chrf
+from cadran.evaluate.classification import accuracy, majority_accuracy, wilson_interval
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question with its ground truth.
+
+    Attributes:
+        language: ISO 639-1 code.
+        prompt: what is asked.
+        expected: the right answer.
+        baseline: an answer that needs no model, for comparison; empty when there is none.
+    """
+
+    language: str
+    prompt: str
+    expected: str
+    baseline: str = ""
+
+
+def answer(engine: Engine, prompt: str, max_tokens: int, temperature: float = 0.0, seed: int = 0) -> str:
+    """The engine's answer to one question, most likely tokens by default."""
+    params = SamplingParams(temperature=temperature, max_tokens=max_tokens, seed=seed)
+    return "".join(event.text for event in engine.chat([{"role": "user", "content": prompt}], params)).strip()
+
+
+def answers(
+    engine: Engine, questions: Sequence[Question], max_tokens: int, progress: Callable[[int], None]
+) -> list[str]:
+    """Answers to all questions; one that does not fit in the context counts as an empty answer."""
+    given = []
+    for number, asked in enumerate(questions):
+        try:
+            given.append(answer(engine, asked.prompt, max_tokens))
+        except UserError:
+            given.append("")
+        progress(number + 1)
+    return given
+
+
+def topic_scores(questions: Sequence[Question], given: Sequence[str]) -> dict[str, Any]:
+    """Exact-match accuracy per language with its 95 % interval, beside always answering the commonest topic."""
+    scores = {}
+    for language in sorted({q.language for q in questions}):
+        pairs = [(g, q.expected) for q, g in zip(questions, given, strict=True) if q.language == language]
+        predicted, expected = [g for g, _ in pairs], [e for _, e in pairs]
+        right = sum(g == e for g, e in pairs)
+        scores[language] = {
+            "accuracy": accuracy(predicted, expected),
+            "interval": list(wilson_interval(right, len(pairs))),
+            "majority": majority_accuracy(expected),
+            "held_out": len(pairs),
+        }
+    return scores
+
+
+def description_scores(questions: Sequence[Question], given: Sequence[str]) -> dict[str, Any]:
+    """chrF per language (0 to 100, higher is better) beside that of the baseline answers."""
+    scores = {}
+    for language in sorted({q.language for q in questions}):
+        rows = [(g, q.baseline, q.expected) for q, g in zip(questions, given, strict=True) if q.language == language]
+        expected = [e for _, _, e in rows]
+        scores[language] = {
+            "chrf": chrf([g for g, _, _ in rows], expected),
+            "baseline_chrf": chrf([b for _, b, _ in rows], expected),
+            "held_out": len(rows),
+        }
+    return scores

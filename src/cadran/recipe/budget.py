@@ -1,0 +1,160 @@
+"""From a budget in minutes to sizes and token counts, decided once and written into the resolved recipe."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from cadran.corpus.shards import EncodedDocument, write_shard
+from cadran.errors import UserError
+from cadran.model.config import ModelConfig
+from cadran.recipe.schema import Recipe, TrainingSection
+from cadran.train.estimate import tokens_per_second
+from cadran.train.machine import best_precision
+from cadran.train.optimizers import OptimizerConfig
+from cadran.train.schedule import Schedule
+from cadran.train.trainer import TrainingPlan
+
+FIXED_SECONDS = 150.0
+"""Corpus, tokenizer, evaluation, baselines and report of the quickstart on two cores (LAB.md); not training."""
+
+BASE_SHARE = 0.78
+"""Share of the training time that pre-training gets; SFT has the rest."""
+
+COMPILE_MINUTES = 30.0
+"""Budget from which compiling (40 to 70 s on two cores) is expected to earn back its time."""
+
+MARGIN = 0.93
+"""The calibration is short and the machine may slow down; the budget is a promise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """The one dial: depth. Width, heads and hidden size follow from it."""
+
+    depth: int
+
+    @property
+    def width(self) -> int:
+        """64 per layer, as in the GPT family at small sizes."""
+        return 64 * self.depth
+
+    @property
+    def hidden(self) -> int:
+        """8/3 of the width (as many weights as an MLP of factor 4 without a gate), in multiples of 64."""
+        return 64 * round(self.width * 8 / 3 / 64)
+
+
+def depth_for(minutes: float) -> int:
+    """Layers for a budget: 4 at 12 minutes, 6 at 60, 8 at 240; compute grows with its fourth power."""
+    return max(2, min(16, round(4 * math.pow(minutes / 12, 0.25))))
+
+
+def model_config(recipe: Recipe) -> ModelConfig:
+    """Sizes of a recipe's model.
+
+    Raises:
+        UserError: sizes are missing and there is no budget to derive them from.
+    """
+    asked = recipe.model
+    if recipe.minutes is None and (asked.layers is None or asked.context is None):
+        raise UserError(
+            "the recipe has neither minutes nor model sizes; add minutes=12, or model.layers and model.context"
+        )
+    dial = Dial(asked.layers or depth_for(recipe.minutes or 12))
+    width = asked.width or dial.width
+    heads = asked.heads or max(1, width // 64)
+    if width % heads:
+        raise UserError(
+            f"model.width={width} is no multiple of model.heads={heads}; set model.heads={max(1, width // 64)}"
+        )
+    return ModelConfig(
+        vocabulary=recipe.tokenizer.vocabulary,
+        layers=dial.depth,
+        width=width,
+        heads=heads,
+        kv_heads=asked.kv_heads or heads,
+        head_width=width // heads,
+        hidden=asked.hidden or (64 * max(1, round(width * 8 / 3 / 64))),
+        context=asked.context or (256 if (recipe.minutes or 12) < 45 else 512),
+        tied=asked.tied,
+    )
+
+
+def training_plan(section: TrainingSection, context: int, steps: int, observe_every: int) -> TrainingPlan:
+    """The plan of a resolved section."""
+    return TrainingPlan(
+        steps=steps,
+        micro_rows=section.micro_rows or section.rows,
+        precision=section.precision or "fp32",
+        optimizer=OptimizerConfig(
+            name=section.optimizer,
+            matrix_rate=section.matrix_rate,
+            embedding_rate=section.embedding_rate,
+            norm_rate=section.embedding_rate,
+            weight_decay=section.weight_decay,
+        ),
+        schedule=Schedule(steps, section.warmup, section.decay, section.final, section.schedule),
+        clip=section.clip,
+        observe_every=observe_every,
+        checkpoint_seconds=section.checkpoint_seconds,
+        compiled=bool(section.compiled),
+    )
+
+
+def resolve(recipe: Recipe) -> Recipe:
+    """Replace every null: sizes from the minutes, precision from a probe, tokens from a short calibration.
+
+    A recipe without nulls comes back unchanged and nothing is measured.
+
+    Raises:
+        UserError: no budget where one is needed.
+    """
+    config = model_config(recipe)
+    precision = recipe.base.precision or recipe.sft.precision
+    if precision is None:
+        precision = best_precision()
+    settled = {
+        "precision": precision,
+        "compiled": (recipe.minutes or 0) >= COMPILE_MINUTES if recipe.base.compiled is None else recipe.base.compiled,
+        "micro_rows": recipe.base.micro_rows or recipe.base.rows,
+    }
+    base = recipe.base.model_copy(update=settled)
+    sft = recipe.sft.model_copy(
+        update={
+            "precision": recipe.sft.precision or precision,
+            "compiled": bool(recipe.sft.compiled),
+            "micro_rows": recipe.sft.micro_rows or recipe.sft.rows,
+        }
+    )
+    if base.tokens is None or sft.tokens is None:
+        if recipe.minutes is None:
+            raise UserError(
+                "the recipe has neither minutes nor token counts; add minutes=12, or base.tokens and sft.tokens"
+            )
+        seconds = MARGIN * max(30.0, 60 * recipe.minutes - FIXED_SECONDS)
+        speed = _measured_speed(config, base.model_copy(update={"compiled": False}))
+        base = base.model_copy(update={"tokens": base.tokens or round(BASE_SHARE * seconds * speed)})
+        sft = sft.model_copy(update={"tokens": sft.tokens or round((1 - BASE_SHARE) * seconds * speed)})
+    model = recipe.model.model_copy(
+        update={
+            "layers": config.layers, "width": config.width, "heads": config.heads, "kv_heads": config.kv_heads,
+            "hidden": config.hidden, "context": config.context,
+        }
+    )  # fmt: skip
+    return recipe.model_copy(update={"model": model, "base": base, "sft": sft})
+
+
+def _measured_speed(config: ModelConfig, section: TrainingSection) -> float:
+    """Tokens a second of real steps on random documents of about a hundred tokens."""
+    generator = np.random.Generator(np.random.PCG64(0))
+    documents = (
+        EncodedDocument(generator.integers(0, config.vocabulary, int(n)), 1, "und")
+        for n in generator.integers(40, 200, 64 * max(1, section.rows * config.context // 1000))
+    )
+    with TemporaryDirectory() as folder:
+        shard = write_shard(Path(folder), documents, config.vocabulary)
+        plan = training_plan(section, config.context, 1000, 1000)
+        return tokens_per_second(config, plan, shard, section.rows, config.context)

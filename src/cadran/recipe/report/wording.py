@@ -1,0 +1,98 @@
+"""How the report says numbers: units a reader knows, as many digits as mean something."""
+
+_LANGUAGES = {
+    "all": "All languages",
+    "de": "German",
+    "en": "English",
+    "es": "Spanish",
+    "fr": "French",
+    "it": "Italian",
+    "pt": "Portuguese",
+    "und": "Unidentified",
+}
+_STAGES = {
+    "corpus": "Corpus",
+    "tokenizer": "Tokenizer",
+    "base": "Base model",
+    "sft": "Chat (SFT)",
+    "report": "Report",
+}
+_RULES = {
+    "normalise": "Empty after normalisation",
+    "too_short": "Too short",
+    "exact_duplicate": "Exact duplicate",
+    "near_duplicate": "Near-duplicate",
+}
+
+
+def language_name(code: str) -> str:
+    """English name of an ISO 639-1 code; the code itself for one that has no name here."""
+    return _LANGUAGES.get(code, code)
+
+
+def stage_name(stage: str) -> str:
+    """What a reader calls a stage."""
+    return _STAGES.get(stage, stage)
+
+
+def rule_name(rule: str) -> str:
+    """What a cleaning rule takes out, in words."""
+    return _RULES.get(rule, rule.replace("_", " ").capitalize())
+
+
+def count(value: float) -> str:
+    """A whole number with its thousands apart: 12,345."""
+    return f"{value:,.0f}"
+
+
+def rounded(value: float) -> str:
+    """About three digits of a large number: 11.9 million, 1.24 billion; small ones in full."""
+    for size, name in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
+        if abs(value) >= 0.9995 * size:
+            return f"{_three_digits(value / size)} {name}"
+    return count(value)
+
+
+def size(value: float) -> str:
+    """Bytes in decimal units: 4.93 MB."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if abs(value) >= 0.9995 * unit:
+            return f"{_three_digits(value / unit)} {name}"
+    return f"{value:.0f} B"
+
+
+def decimal(value: float, digits: int = 2) -> str:
+    """A number with a fixed count of decimals."""
+    return f"{value:,.{digits}f}"
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share as a percentage: 0.734 -> 73.4 %."""
+    return f"{100 * share:.{digits}f} %"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 9 min 12 s, 2 h 05 min, 0.4 s."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min"
+
+
+def operations(value: float) -> str:
+    """Floating-point operations with a metric prefix and a space for a unit: "1.24 peta", "310 giga"."""
+    for unit, name in ((1e18, "exa"), (1e15, "peta"), (1e12, "tera"), (1e9, "giga"), (1e6, "mega")):
+        if abs(value) >= 0.9995 * unit:
+            return f"{_three_digits(value / unit)} {name}"
+    return count(value) + " "
+
+
+def _three_digits(value: float) -> str:
+    digits = 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
+    return f"{value:.{digits}f}"

@@ -1,0 +1,67 @@
+"""The one loss of Cadran: sum over valid targets divided by their global count, logits never held whole.
+
+The output head and the cross-entropy run together over pieces of positions. Each piece's gradient is formed while
+its logits are at hand, so the backward pass only scales what is there: no second product, no (B, T, V) tensor.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+IGNORED = -100
+"""Target of a position that has nothing to predict (padding, a prompt under SFT)."""
+
+PIECE = 1024
+"""Positions whose logits exist at one time; 1024 x 4096 floats are 16 MB (the plateau in LAB.md is flat)."""
+
+
+class _HeadCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, weight: float) -> Tensor:
+        with_grad = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        grad_hidden = torch.empty_like(hidden) if with_grad else None
+        grad_head = torch.zeros_like(head, dtype=torch.promote_types(head.dtype, torch.float32)) if with_grad else None
+        total = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
+        for start in range(0, hidden.shape[0], PIECE):
+            piece, target = hidden[start : start + PIECE], targets[start : start + PIECE]
+            valid = target != IGNORED
+            logits = (piece @ head.t()).to(total.dtype)  # (P, V)
+            top = logits.amax(-1, keepdim=True)
+            exponentials = logits.sub_(top).exp()
+            sums = exponentials.sum(-1, keepdim=True)
+            index = target.clamp(min=0)[:, None]
+            nll = sums.log() - logits.gather(-1, index)
+            total += torch.where(valid[:, None], nll, 0.0).sum()
+            if grad_hidden is not None and grad_head is not None:
+                gradient = exponentials.div_(sums)
+                gradient.scatter_add_(-1, index, torch.full_like(nll, -1.0))
+                gradient.mul_((valid * weight)[:, None])
+                gradient = gradient.to(hidden.dtype)
+                torch.mm(gradient, head, out=grad_hidden[start : start + PIECE])
+                grad_head += gradient.t() @ piece
+        if grad_hidden is not None and grad_head is not None:
+            ctx.save_for_backward(grad_hidden, grad_head.to(head.dtype))
+        return total * weight
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        grad_hidden, grad_head = ctx.saved_tensors
+        scale = gradients[0]
+        return grad_hidden * scale.to(grad_hidden.dtype), grad_head * scale.to(grad_head.dtype), None, None
+
+
+def head_cross_entropy(hidden: Tensor, head: Tensor, targets: Tensor, count: int) -> Tensor:
+    """Cross-entropy of the next token: sum over valid positions of -log p(target), divided by ``count``.
+
+    Args:
+        hidden: final states, shape (N, C).
+        head: output matrix, shape (V, C).
+        targets: ids to predict, shape (N,); ``IGNORED`` where there is none.
+        count: valid targets of the *whole* optimizer step, so that accumulated pieces add up to the loss of one
+            batch; a count of 0 is taken as 1 and gives a loss of 0.
+
+    Returns:
+        Scalar, nats per target when ``targets`` holds all ``count`` of them.
+    """
+    return _HeadCrossEntropy.apply(hidden, head, targets, 1.0 / max(count, 1))  # type: ignore[no-untyped-call, no-any-return]

@@ -5,9 +5,9 @@ CUDA only; here it is fused for every side.
 """
 
 import torch
-from adamw_step import AdamWStep, random_ids
 from torch import Tensor
 
+from adamw_step import AdamWStep, random_ids
 from cadran.model.config import ModelConfig
 
 
@@ -23,9 +23,9 @@ def make_step(shape: ModelConfig, rows: int, threads: int, compiled: bool = Fals
     Returns:
         The step; a batch is one tensor of ids, shape (rows, context + 1).
     """
-    from litgpt.config import Config
-    from litgpt.model import GPT
-    from litgpt.utils import chunked_cross_entropy
+    from litgpt.config import Config  # type: ignore[import-untyped]
+    from litgpt.model import GPT  # type: ignore[import-untyped]
+    from litgpt.utils import chunked_cross_entropy  # type: ignore[import-untyped]
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)

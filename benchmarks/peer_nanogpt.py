@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from adamw_step import CLIP, AdamWStep, random_ids
 from torch import Tensor, nn
 
+from adamw_step import CLIP, AdamWStep, random_ids
 from cadran.corpus.shards import TokenShard
 from cadran.errors import UserError
 from cadran.model.config import ModelConfig
@@ -51,7 +51,7 @@ class NanoShape:
         for unit in (8 * shape.heads, shape.heads):
             shapes = [
                 cls(shape.vocabulary, shape.layers, width, shape.heads, shape.context)
-                for width in range(unit, 4 * shape.width, unit)
+                for width in range(unit, 2 * shape.width + unit, unit)
             ]
             best = min(shapes, key=lambda nano: abs(nano.parameters - shape.parameters))
             if abs(best.parameters / shape.parameters - 1) <= tolerance:

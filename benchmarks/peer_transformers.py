@@ -1,9 +1,9 @@
 """The training step of a plain ``transformers`` loop: ``LlamaForCausalLM`` with ``labels=``, fp32, SDPA attention."""
 
 import torch
-from adamw_step import AdamWStep, random_ids
 from torch import Tensor
 
+from adamw_step import AdamWStep, random_ids
 from cadran.model.config import ModelConfig
 
 
@@ -40,7 +40,7 @@ def make_step(shape: ModelConfig, rows: int, threads: int, compiled: bool = Fals
         bos_token_id=0,
         eos_token_id=0,
     )
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").train()
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")  # type: ignore[no-untyped-call]
     run = torch.compile(model, dynamic=False) if compiled else model
 
     def loss(ids: Tensor) -> Tensor:

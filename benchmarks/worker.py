@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -41,6 +42,8 @@ class Worker:
             stdout=subprocess.PIPE,
             text=True,
         )
+        assert self._process.stdin is not None and self._process.stdout is not None  # both were asked for
+        self._requests, self._answers = self._process.stdin, self._process.stdout
 
     def ask(self, request: str) -> Any:
         """Send one line and wait for the answer.
@@ -48,11 +51,10 @@ class Worker:
         Raises:
             WorkerFailed: the worker's code raised, or the process is gone.
         """
-        assert self._process.stdin is not None and self._process.stdout is not None
         try:
-            self._process.stdin.write(request + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
+            self._requests.write(request + "\n")
+            self._requests.flush()
+            line = self._answers.readline()
         except BrokenPipeError:
             line = ""
         if not line:
@@ -64,17 +66,14 @@ class Worker:
 
     def close(self) -> None:
         """End the process: first by closing its input, then by force."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        try:
-            self._process.stdin.close()
-        except BrokenPipeError:
-            pass
+        with suppress(BrokenPipeError):
+            self._requests.close()
         try:
             self._process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._process.stdout.close()
+        self._answers.close()
 
     def __enter__(self) -> "Worker":
         return self

@@ -7,10 +7,11 @@ import sys
 
 import numpy as np
 import pytest
-from cadran.corpus.deduplicate import bands_and_rows, near_duplicates, signatures
-from cadran.corpus.shingles import Shingler, jaccard, words
 from hypothesis import given
 from hypothesis import strategies as st
+
+from cadran.corpus.deduplicate import bands_and_rows, near_duplicates, signatures
+from cadran.corpus.shingles import Shingler, jaccard, words
 
 WORDS = [f"mot{number}" for number in range(3000)]
 
@@ -107,7 +108,11 @@ def test_jaccard_of_hashes_is_jaccard_of_word_windows(one, other):
         width = min(5, len(found))
         return {tuple(found[index : index + width]) for index in range(len(found) - width + 1)} if found else set()
 
-    expected = len(windows(one) & windows(other)) / len(windows(one) | windows(other)) if windows(one) and windows(other) else 0
+    expected = (
+        len(windows(one) & windows(other)) / len(windows(one) | windows(other))
+        if windows(one) and windows(other)
+        else 0
+    )
     shingler = Shingler()
     assert jaccard(shingler.distinct(one), shingler.distinct(other)) == pytest.approx(expected)
 

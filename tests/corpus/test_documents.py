@@ -5,10 +5,11 @@ import json
 from pathlib import Path
 
 import pytest
-from cadran.corpus.document import Document, DocumentWriter, document_id, read_documents
-from cadran.errors import UserError
 from hypothesis import given
 from hypothesis import strategies as st
+
+from cadran.corpus.document import Document, DocumentWriter, document_id, read_documents
+from cadran.errors import UserError
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 DOCUMENT = st.builds(Document, TEXT, TEXT, TEXT, TEXT, st.dictionaries(TEXT, TEXT, max_size=3))
@@ -47,7 +48,9 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["documents.jsonl"]
 
 
-@pytest.mark.parametrize("line", ["{", "{}", '{"id": 1}', "[]", "null", '{"id":"","text":"","source":"","language":""}'])
+@pytest.mark.parametrize(
+    "line", ["{", "{}", '{"id": 1}', "[]", "null", '{"id":"","text":"","source":"","language":""}']
+)
 def test_a_damaged_line_is_named(tmp_path, line):
     path = tmp_path / "documents.jsonl"
     with DocumentWriter(path) as writer:

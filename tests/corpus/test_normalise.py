@@ -4,21 +4,29 @@ import json
 import unicodedata
 
 import pytest
-from cadran.corpus.normalise import _MAYBE_MOJIBAKE, normalise, normalise_meta
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from cadran.corpus.normalise import _MAYBE_MOJIBAKE, normalise, normalise_meta
+
 # Text in which trouble is frequent: what encodings break, what is invisible, what moves lines, what composes.
 TROUBLE = st.text(
-    st.sampled_from("aÀéœ ’«»\u00a0\u202fÃÂâ€™\x80\x85\x92\x9d\r\n\t\x0b\x0c\x00\x1b\u200b\u00ad\ufeff\u2028\u0301\ud83d\ude00ŒÅ"),
+    st.sampled_from(
+        "aÀéœ ’«»\u00a0\u202fÃÂâ€™\x80\x85\x92\x9d\r\n\t\x0b\x0c\x00\x1b\u200b\u00ad\ufeff\u2028\u0301\ud83d\ude00ŒÅ"
+    ),
     max_size=30,
 )
-FRENCH = "«\u00a0L’été à Orléans, c'est déjà l’œuvre d'un maître\u202f!\u00a0» dit-elle — “oui”, ﬁn… Ça coûte 5\u00a0000\u00a0€."
+FRENCH = (
+    "«\u00a0L’été à Orléans, c'est déjà l’œuvre d'un maître\u202f!\u00a0» dit-elle — “oui”, ﬁn…"
+    " Ça coûte 5\u00a0000\u00a0€."
+)
 
 
-@given(st.text(max_size=60) | TROUBLE | st.text(st.characters(codec="utf-8"), max_size=40).map(
-    lambda text: text.encode().decode("latin-1")
-))
+@given(
+    st.text(max_size=60)
+    | TROUBLE
+    | st.text(st.characters(codec="utf-8"), max_size=40).map(lambda text: text.encode().decode("latin-1"))
+)
 @example("Ã\x00\xa9")  # taking out the control character uncovers a mojibake
 @example("a\u0301\u00ad\u0301")
 @example("\ud83d\ud83d\ude00")
@@ -37,7 +45,9 @@ def test_french_typography_is_left_as_written():
 
 @pytest.mark.parametrize("wrong", ["cp1252", "latin-1", "macroman"])
 def test_mojibake_is_undone(wrong):
-    right = "L’été à Orléans, c’est déjà très chaud…" if wrong != "latin-1" else "L'été à Orléans, c'est déjà très chaud"
+    right = (
+        "L’été à Orléans, c’est déjà très chaud…" if wrong != "latin-1" else "L'été à Orléans, c'est déjà très chaud"
+    )
     assert normalise(right.encode("utf-8").decode(wrong)) == right
 
 
@@ -47,7 +57,10 @@ def test_a_broken_line_does_not_change_the_good_one_beside_it():
     assert normalise(f"{good}\n{broken}") == f"{good}\nligne cassée, déjà"
 
 
-@given(st.text(st.characters(codec="utf-8"), max_size=30), st.sampled_from(["latin-1", "cp1252", "cp1251", "macroman", "cp437"]))
+@given(
+    st.text(st.characters(codec="utf-8"), max_size=30),
+    st.sampled_from(["latin-1", "cp1252", "cp1251", "macroman", "cp437"]),
+)
 def test_the_fast_check_never_misses_a_line_that_ftfy_would_repair(text, wrong):
     from ftfy import fix_encoding
 

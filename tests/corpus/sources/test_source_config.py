@@ -1,6 +1,8 @@
 """A recipe's mapping becomes the source it describes, or a sentence that says what to change."""
 
 import pytest
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
 from cadran.corpus.sources.config import SourceConfig, parse_source
 from cadran.corpus.sources.folder import FolderSource
 from cadran.corpus.sources.hub import HubSource
@@ -8,7 +10,6 @@ from cadran.corpus.sources.pypi import PypiSource
 from cadran.corpus.sources.stdlib import StdlibSource
 from cadran.corpus.sources.synthetic import SyntheticSource
 from cadran.errors import UserError
-from pydantic import BaseModel, TypeAdapter, ValidationError
 
 PYPI = {"pypi": "a-b==1.0", "file": "a_b/data/x.json", "sha256": "0" * 64, "reader": "articles"}
 

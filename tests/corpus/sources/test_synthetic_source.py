@@ -6,6 +6,7 @@ import re
 import unicodedata
 
 import pytest
+
 from cadran.corpus.deduplicate import near_duplicates
 from cadran.corpus.language import identify
 from cadran.corpus.normalise import normalise

@@ -45,8 +45,8 @@ def read_html(path: Path, counts: Counter[str]) -> Iterator[Part]:
     """A web page: its main text, without menus, headers and footers (trafilatura)."""
     try:
         import trafilatura
-    except ImportError:
-        raise UserError('Reading HTML needs trafilatura: run `pip install "cadran[data]"`.') from None
+    except ImportError as error:  # it, or something that it needs
+        raise UserError(f'Reading HTML needs trafilatura ({error.msg}): run `pip install "cadran[data]"`.') from None
 
     content = path.read_bytes()
     page = _declared(content) or _decoded(content, counts)

@@ -111,8 +111,8 @@ def _topic(data: RunData) -> list[Record]:
         verdict = ""
         if majority is not None and low is not None and high is not None:
             verdict = "above" if low > majority else "below" if high < majority else "level"
-        figures = {key: number(record, key) for key in ("accuracy", "majority", "held_out")}
-        lines.append({"language": code, "low": low, "high": high, "verdict": verdict} | figures)
+        line: Record = {key: number(record, key) for key in ("accuracy", "majority", "held_out")}
+        lines.append(line | {"language": code, "low": low, "high": high, "verdict": verdict})
     return lines
 
 

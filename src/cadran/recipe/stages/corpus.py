@@ -1,5 +1,7 @@
 """Stage ``corpus``: sources to clean, deduplicated, split documents and their data sheet."""
 
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from cadran.corpus.build import build_corpus
@@ -16,8 +18,10 @@ class CorpusStage:
     version = 1
 
     def settings(self, recipe: Recipe) -> dict[str, Any]:
-        """The whole corpus section."""
-        return recipe.corpus.model_dump(mode="json")
+        """The whole corpus section, and what lies in local folders: a changed file is a changed input."""
+        sources = [parse_source(source) for source in recipe.corpus.sources]
+        local = [asdict(source.fingerprint(Path())) for source in sources if source.kind == "folder"]
+        return {**recipe.corpus.model_dump(mode="json"), "local": local}
 
     def run(self, context: StageContext) -> None:
         """Write documents.jsonl, removed.jsonl and datasheet.json."""

@@ -19,7 +19,7 @@ AT_A_TIME = 1000
 
 
 class TokenizerStage:
-    """See the module. Chats train the tokenizer too, but pre-training reads articles only: SFT has the chats."""
+    """See the module. Tokenizer and pre-training read articles only: chats, often longer, wait for SFT."""
 
     name = "tokenizer"
     needs = ("corpus",)
@@ -34,7 +34,8 @@ class TokenizerStage:
         documents = list(read_documents(context.run.stage("corpus") / "documents.jsonl"))
         context.progress("learn merges", 0, None)
         tokenizer = train_bpe(
-            (d.text for d, split in documents if split == "train"), context.recipe.tokenizer.vocabulary
+            (d.text for d, split in documents if split == "train" and "messages" not in d.meta),
+            context.recipe.tokenizer.vocabulary,
         )
         if tokenizer.notice:
             context.record({"kind": "notice", "text": tokenizer.notice})

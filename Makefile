@@ -1,0 +1,42 @@
+# Two commands for a newcomer: `make run` and `make test`. Everything they need goes into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test soak bench clean
+
+run: .venv/ready
+	$(BIN)/cadran run quickstart
+	$(BIN)/cadran chat quickstart
+
+test: .venv/ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -m "not slow"
+
+soak: .venv/ready-dev
+	$(BIN)/python -m pytest -m slow
+
+bench: .venv/ready-bench
+	$(BIN)/python benchmarks/train_throughput.py
+	$(BIN)/cadran run quickstart
+	$(BIN)/python benchmarks/time_to_loss.py
+
+.venv/ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Cadran needs Python 3.11 or newer and $(PYTHON) is " + sys.version.split()[0] + "; type make PYTHON=python3.12 run")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+.venv/ready-dev: .venv/ready
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+# litgpt asks for older versions of what it shares with us and runs with the newer ones: hence --no-deps.
+.venv/ready-bench: .venv/ready-dev
+	$(BIN)/python -m pip install --quiet --no-deps litgpt==0.5.13 lightning lightning-utilities torchmetrics jsonargparse
+	@touch $@
+
+clean:
+	rm -rf .venv runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,8 @@
+"""Settings of every test: two threads, the same examples each time, no deadline on a shared machine."""
+
+import torch
+from hypothesis import settings
+
+torch.set_num_threads(2)
+settings.register_profile("cadran", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("cadran")

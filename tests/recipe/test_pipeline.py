@@ -1,0 +1,159 @@
+"""The whole pipeline through the command: reproducible, resumable after SIGKILL, skipping what is unchanged."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cadran.files import sha256_file
+
+SMALL = [
+    "corpus.sources=[{synthetic: 300, seed: 7}]", "tokenizer.vocabulary=400", "base.tokens=40960", "sft.tokens=20480",
+    "sft.topics_evaluated=4", "sft.descriptions_evaluated=2", "base.checkpoint_seconds=0.2",
+    "sft.checkpoint_seconds=0.2",
+]  # fmt: skip
+
+
+def start(runs: Path, *arguments: str) -> subprocess.Popen[str]:
+    environment = dict(os.environ, CADRAN_RUNS=str(runs))
+    command = [sys.executable, "-m", "cadran", "run", "smoke", *SMALL, *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(runs: Path, *arguments: str) -> str:
+    process = start(runs, *arguments)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    return output
+
+
+def artefacts(runs: Path) -> dict[str, str]:
+    content: dict[str, dict[str, str]] = json.loads((runs / "smoke" / "manifest.json").read_text())
+    return content["artefacts"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One whole run, shared by the tests that only look."""
+    folder = tmp_path_factory.mktemp("runs")
+    finish(folder)
+    return folder
+
+
+def test_the_manifest_names_every_file_with_its_hash(runs: Path) -> None:
+    named = artefacts(runs)
+    for name, expected in named.items():
+        assert sha256_file(runs / "smoke" / name) == expected
+    for needed in (
+        "recipe.yaml", "corpus/documents.jsonl", "corpus/datasheet.json", "tokenizer/tokenizer.json",
+        "tokenizer/tokens/train/tokens.bin", "base/model.safetensors", "base/config.json", "base/results.json",
+        "sft/model.safetensors", "sft/tokenizer_config.json", "sft/results.json", "report/report.json",
+        "report/loss.svg",
+    ):  # fmt: skip
+        assert needed in named
+
+
+def test_a_second_run_from_scratch_has_the_same_bytes(runs: Path, tmp_path: Path) -> None:
+    finish(tmp_path)
+    assert artefacts(tmp_path) == artefacts(runs)
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_and_resumed_it_has_the_same_bytes(runs: Path, tmp_path: Path, seed: int) -> None:
+    generator = random.Random(seed)
+    begun = time.monotonic()
+    finish(tmp_path / "timed")
+    whole = time.monotonic() - begun
+    killed = 0
+    for _ in range(4 if seed == 0 else 25):
+        process = start(tmp_path)
+        try:
+            process.communicate(timeout=generator.uniform(0.3, 0.9) * whole)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            killed += 1
+    assert killed >= 2
+    finish(tmp_path)
+    assert artefacts(tmp_path) == artefacts(runs)
+    steps = [(e["stage"], e["step"]) for e in events(tmp_path) if e["kind"] == "step"]
+    assert steps == [("base", n) for n in range(1, 41)] + [("sft", n) for n in range(1, 21)]
+
+
+def events(runs: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (runs / "smoke" / "events.jsonl").read_text().splitlines()]
+
+
+def test_unchanged_stages_are_skipped_and_changed_ones_are_not(tmp_path: Path) -> None:
+    finish(tmp_path)
+    before = artefacts(tmp_path)
+    weights = tmp_path / "smoke" / "base" / "model.safetensors"
+    untouched = weights.stat().st_mtime_ns
+    again = finish(tmp_path)
+    assert again.count("unchanged") == 5 and artefacts(tmp_path) == before
+    changed = finish(tmp_path, "sft.chats=3")
+    assert changed.count("unchanged") == 3 and weights.stat().st_mtime_ns == untouched
+    assert artefacts(tmp_path)["sft/model.safetensors"] != before["sft/model.safetensors"]
+    weights.write_bytes(b"damaged")
+    mended = finish(tmp_path, "sft.chats=3")
+    assert "base      done" in mended
+    assert artefacts(tmp_path)["base/model.safetensors"] == before["base/model.safetensors"]
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(runs: Path, tmp_path: Path) -> None:
+    process = start(tmp_path, "base.tokens=4096000")
+    log = tmp_path / "smoke" / "events.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (log.exists() and '"kind": "step"' in log.read_text()):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "nothing is lost" in output
+    assert list((tmp_path / "smoke" / "base" / "checkpoints").glob("step-*"))
+
+
+def test_two_commands_on_one_run_do_not_mix(tmp_path: Path) -> None:
+    first = start(tmp_path, "base.tokens=4096000")
+    lock = tmp_path / "smoke" / ".lock"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (tmp_path / "smoke" / "recipe.yaml").exists():
+        time.sleep(0.05)
+    assert lock.exists()
+    second = start(tmp_path)
+    output, _ = second.communicate(timeout=60)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    assert second.returncode == 2 and "another command is working on the run smoke" in output
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full to act as a full disk")
+def test_a_full_disk_is_said_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "smoke").mkdir()
+    (tmp_path / "smoke" / "events.jsonl").symlink_to("/dev/full")
+    process = start(tmp_path)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2 and "the disk is full" in output and "Traceback" not in output
+
+
+def test_user_mistakes_end_in_one_sentence_and_status_2(tmp_path: Path) -> None:
+    cases = {
+        "vocabulary": ["tokenizer.vocabulary=100"],
+        "there is no stage": ["--only", "nothing"],
+        "did you mean base.rows": ["base.row=3"],
+        "needs corpus, which is not done": ["--only", "tokenizer"],
+        "does not exist": ["corpus.sources=[{folder: no-such-folder}]"],
+    }
+    (tmp_path / "empty").mkdir()
+    for expected, arguments in cases.items():
+        process = start(tmp_path / expected.replace(" ", "-"), *arguments)
+        output, _ = process.communicate(timeout=120)
+        last = output.strip().splitlines()[-1]
+        assert process.returncode == 2 and "Traceback" not in output, output
+        assert last.startswith("cadran: ") and expected in last, output

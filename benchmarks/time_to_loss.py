@@ -1,6 +1,6 @@
 """Wall-clock to the same held-out bits per byte: Cadran's training against a tuned GPT of nanoGPT's shape.
 
-    python benchmarks/time_to_loss.py --run runs/quickstart [--minutes 4] [--seeds 3]
+    python benchmarks/time_to_loss.py --run runs/quickstart [--minutes 2] [--seeds 3]
 
 Both read the same shards of one tokenizer with the same context and tokens a step, in fp32 in one process, with the
 same allocator setting, one after the other, seed by seed. The baseline (AdamW, cosine) first has its peak learning rate
@@ -40,7 +40,7 @@ from held_out import bits_per_byte
 from interleaved import Spread, measure_machine
 from peer_nanogpt import NanoGPT, NanoPlan, NanoShape, NanoTrainer, token_stream
 
-RATES = (6e-4, 1e-3, 2e-3, 3e-3, 4e-3, 6e-3)
+RATES = (1e-3, 2e-3, 3e-3, 4e-3, 6e-3, 1e-2)
 BAR = 1.5
 
 
@@ -234,13 +234,13 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = argparse.ArgumentParser(description="Wall-clock to the same held-out bits per byte.")
     result.add_argument("--run", type=Path, default=Path("runs/quickstart"))
-    result.add_argument("--minutes", type=float, default=4.0, help="the baseline's training time a seed")
+    result.add_argument("--minutes", type=float, default=2.0, help="the baseline's training time a seed")
     result.add_argument("--ours-share", type=float, default=0.6, help="our training time, as a share of that")
     result.add_argument("--steps", type=lambda text: tuple(map(int, text.split(","))), help="BASELINE,OURS: no timing")
     result.add_argument("--seeds", type=int, default=3)
     result.add_argument("--rates", type=lambda text: [float(rate) for rate in text.split(",")], default=list(RATES))
     result.add_argument("--search-share", type=float, default=0.25, help="length of a run that tries a rate")
-    for name, value in (("layers", 6), ("width", 384), ("heads", 0), ("context", 256), ("rows", 32)):
+    for name, value in (("layers", 3), ("width", 192), ("heads", 0), ("context", 256), ("rows", 8)):
         result.add_argument(f"--{name}", type=int, default=value)
     result.add_argument("--evaluations", type=int, default=16, help="a run")
     result.add_argument("--documents", type=int, default=100, help="held-out documents of each language")

@@ -62,7 +62,7 @@ def test_overrides_reach_their_key() -> None:
 
 
 def test_a_longer_budget_gives_a_larger_model() -> None:
-    assert [depth_for(m) for m in (12, 60, 240)] == [4, 6, 8]
+    assert [depth_for(m) for m in (12, 60, 240)] == [3, 5, 7]
     sizes = [model_config(parse_recipe(MINIMAL | {"minutes": m})).parameters for m in (1, 12, 60, 240, 1440)]
     assert sizes == sorted(sizes) and len(set(sizes)) == len(sizes)
 

@@ -19,6 +19,16 @@ def test_singular_values_are_near_one(rows: int, columns: int, seed: int, scale:
     assert (result[kept] > 0.7).all() and (result < 1.25).all()
 
 
+def test_bfloat16_is_exact_enough() -> None:
+    matrix = torch.randn(4, 32, 48, generator=torch.Generator().manual_seed(0))
+    exact, rounded = orthogonalise(matrix), orthogonalise(matrix, torch.bfloat16).float()
+    assert rounded.dtype == torch.float32 and not torch.equal(exact, rounded)
+    cosine = (exact * rounded).sum() / (exact.norm() * rounded.norm())
+    assert cosine > 0.995
+    singular = torch.linalg.svdvals(rounded)
+    assert (singular > 0.6).all() and (singular < 1.3).all()
+
+
 def test_direction_is_that_of_the_singular_vectors() -> None:
     matrix = torch.randn(1, 24, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     u, _, vt = torch.linalg.svd(matrix[0], full_matrices=False)

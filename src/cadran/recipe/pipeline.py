@@ -57,6 +57,8 @@ def run_pipeline(
     with run.lock():
         torch.set_num_threads(recipe.threads)
         torch.use_deterministic_algorithms(True, warn_only=True)
+        # Filling fresh memory would cost a pass over every activation; nothing here reads what it did not write.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         resolved = _resolved_once(recipe, run)
         log = EventLog(run.events, listener)
         log.append({"kind": "machine", **_machine(recipe.threads)})

@@ -57,11 +57,11 @@ class TrainingSection(Section):
     """What pre-training and SFT have in common."""
 
     tokens: Positive | None = None
-    rows: Positive = 16
+    rows: Positive = 8
     micro_rows: Positive | None = None
     optimizer: Literal["muon", "adamw"] = "muon"
-    matrix_rate: Annotated[float, Field(gt=0)] = 0.02
-    embedding_rate: Annotated[float, Field(gt=0)] = 0.01
+    matrix_rate: Annotated[float, Field(gt=0)] = 0.01
+    embedding_rate: Annotated[float, Field(gt=0)] = 0.03
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     schedule: Literal["wsd", "cosine"] = "wsd"
     warmup: Share = 0.02
@@ -86,7 +86,7 @@ class SftSection(TrainingSection):
     """Supervised fine-tuning on rows made from the articles, and on chats."""
 
     matrix_rate: Annotated[float, Field(gt=0)] = 0.005
-    embedding_rate: Annotated[float, Field(gt=0)] = 0.002
+    embedding_rate: Annotated[float, Field(gt=0)] = 0.01
     warmup: Share = 0.02
     decay: Annotated[float, Field(ge=0, le=1)] = 0.9
     chats: Annotated[int, Field(ge=0)] = 1500

@@ -24,18 +24,20 @@ class OptimizerConfig:
     """
 
     name: Literal["muon", "adamw"] = "muon"
-    matrix_rate: float = 0.02
-    embedding_rate: float = 0.01
-    norm_rate: float = 0.01
+    matrix_rate: float = 0.01
+    embedding_rate: float = 0.03
+    norm_rate: float = 0.03
     momentum: float = 0.95
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.0
 
 
-def make_optimizers(model: Transformer, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
+def make_optimizers(
+    model: Transformer, config: OptimizerConfig, dtype: torch.dtype = torch.float32
+) -> list[torch.optim.Optimizer]:
     """Optimizers over all parameters, each group carrying its peak rate under ``peak``.
 
-    Embeddings, norms and biases are never decayed.
+    Embeddings and norms are never decayed. ``dtype`` is that of Muon's products.
     """
     matrices, embeddings, norms = [], [], []
     for name, parameter in model.named_parameters():
@@ -51,7 +53,7 @@ def make_optimizers(model: Transformer, config: OptimizerConfig) -> list[torch.o
     ]
     optimizers: list[torch.optim.Optimizer] = []
     if config.name == "muon":
-        optimizers.append(Muon(matrices, config.matrix_rate, config.momentum, config.weight_decay))
+        optimizers.append(Muon(matrices, config.matrix_rate, config.momentum, config.weight_decay, dtype))
     else:
         groups.append({"params": matrices, "lr": config.matrix_rate, "weight_decay": config.weight_decay})
     # fused: one pass over each tensor instead of six (0.3 % of a step in place of 5).

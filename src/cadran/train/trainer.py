@@ -88,8 +88,8 @@ class Trainer:
     ) -> None:
         self.model, self.loader, self.plan = model, loader, plan
         self.checkpoints, self.identity, self.record, self.observe = checkpoints, identity, record, observe
-        self.optimizers = make_optimizers(model, plan.optimizer)
         self.dtype = DTYPES[plan.precision]
+        self.optimizers = make_optimizers(model, plan.optimizer, self.dtype)
         self._hidden = self._compiled() if plan.compiled else model.hidden_states
 
     def _compiled(self) -> Callable[..., torch.Tensor]:

@@ -106,4 +106,4 @@ def test_a_row_without_an_answer_is_refused(renderer: ChatRenderer) -> None:
 
 
 def test_an_unknown_language_is_asked_in_english() -> None:
-    assert reading("eo", "topic", "Teksto").startswith("What is the topic")
+    assert reading("eo", "topic", "Teksto") == "Teksto\n\nWhat is the topic of this text?"

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from cadran.errors import UserError
-from cadran.recipe.budget import depth_for, model_config, resolve
+from cadran.recipe import budget
+from cadran.recipe.budget import depth_for, measure, model_config, resolve
 from cadran.recipe.schema import Recipe, load_recipe, parse_recipe
 
 MINIMAL = {"name": "tiny", "corpus": {"sources": [{"synthetic": 10}]}}
@@ -69,17 +70,29 @@ def test_a_longer_budget_gives_a_larger_model() -> None:
 
 def test_resolving_decides_everything_and_is_idempotent() -> None:
     recipe = parse_recipe(MINIMAL | {"minutes": 3, "model": {"layers": 1, "width": 16, "context": 32}})
-    resolved = resolve(recipe)
+    resolved = resolve(recipe, measure(recipe))
     assert resolved.base.tokens and resolved.sft.tokens and resolved.base.precision and resolved.base.micro_rows
     assert resolved.base.compiled is False and resolved.model.hidden
-    assert resolve(resolved) == resolved
+    assert resolve(resolved, measure(resolved)) == resolved
     assert Recipe.model_validate(resolved.model_dump(mode="json")) == resolved
 
 
 def test_a_recipe_without_budget_or_sizes_is_refused() -> None:
     with pytest.raises(UserError, match="minutes=12"):
-        resolve(parse_recipe(MINIMAL))
+        measure(parse_recipe(MINIMAL))
     with pytest.raises(UserError, match="token counts"):
-        resolve(parse_recipe(MINIMAL | {"model": {"layers": 1, "width": 16, "context": 32}, "base": {"tokens": 5}}))
+        measure(parse_recipe(MINIMAL | {"model": {"layers": 1, "width": 16, "context": 32}, "base": {"tokens": 5}}))
     with pytest.raises(UserError, match=r"model\.heads=1"):
         model_config(parse_recipe(MINIMAL | {"minutes": 1, "model": {"width": 50, "heads": 7}}))
+
+
+def test_a_change_of_the_sft_does_not_resize_the_base_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    speeds = iter([1000.0, 2000.0])
+    monkeypatch.setattr(budget, "_measured_speed", lambda config, section: next(speeds))
+    content = MINIMAL | {"minutes": 12, "base": {"precision": "fp32"}}
+    first = measure(parse_recipe(content))
+    changed = parse_recipe(content | {"sft": {"chats": 3}})
+    assert measure(changed, first) is first
+    assert resolve(changed, first).base == resolve(parse_recipe(content), first).base
+    larger = measure(parse_recipe(content | {"minutes": 60}), first)
+    assert larger != first and larger.tokens_per_second == 2000.0

@@ -77,8 +77,11 @@ def question(language: str, task: str, pick: int = 0, **values: str) -> str:
 
 
 def reading(language: str, task: str, text: str, pick: int = 0) -> str:
-    """A question about a text that is given with it."""
-    return f"{question(language, task, pick)}\n{text}"
+    """A question about a text that is given before it.
+
+    The question comes last: a small model that meets it first has forgotten it by the end of the text (LAB.md).
+    """
+    return f"{text}\n\n{question(language, task, pick)}"
 
 
 def article_rows(document: Document, generator: random.Random, characters: int) -> Iterator[ChatRow]:

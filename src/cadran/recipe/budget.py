@@ -1,18 +1,21 @@
 """From a budget in minutes to sizes and token counts, decided once and written into the resolved recipe."""
 
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
 from cadran.corpus.shards import EncodedDocument, write_shard
 from cadran.errors import UserError
+from cadran.files import sha256_text
 from cadran.model.config import ModelConfig
 from cadran.recipe.schema import Recipe, TrainingSection
 from cadran.train.estimate import tokens_per_second
-from cadran.train.machine import best_precision
+from cadran.train.machine import Precision, best_precision
 from cadran.train.optimizers import OptimizerConfig
 from cadran.train.schedule import Schedule
 from cadran.train.trainer import TrainingPlan
@@ -104,40 +107,69 @@ def training_plan(section: TrainingSection, context: int, steps: int, observe_ev
     )
 
 
-def resolve(recipe: Recipe) -> Recipe:
-    """Replace every null: sizes from the minutes, precision from a probe, tokens from a short calibration.
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What was measured on this machine to resolve a recipe.
 
-    A recipe without nulls comes back unchanged and nothing is measured.
+    Attributes:
+        key: hash of the part of the recipe that it depends on; another recipe with the same key may use it.
+        precision: of the matrix products.
+        tokens_per_second: of training, as the calibration found it; None when no token count depends on it.
+    """
+
+    key: str
+    precision: Precision
+    tokens_per_second: float | None
+
+
+def measure(recipe: Recipe, known: Measurement | None = None) -> Measurement:
+    """Measure what a recipe leaves open: precision by a probe, speed by a short calibration.
+
+    Args:
+        recipe: as read.
+        known: an earlier measurement, returned when it fits: a change of the SFT must not re-size the base model.
 
     Raises:
         UserError: no budget where one is needed.
     """
-    config = model_config(recipe)
-    precision = recipe.base.precision or recipe.sft.precision
-    if precision is None:
-        precision = best_precision()
-    settled = {
-        "precision": precision,
-        "compiled": (recipe.minutes or 0) >= COMPILE_MINUTES if recipe.base.compiled is None else recipe.base.compiled,
-        "micro_rows": recipe.base.micro_rows or recipe.base.rows,
-    }
-    base = recipe.base.model_copy(update=settled)
-    sft = recipe.sft.model_copy(
-        update={
-            "precision": recipe.sft.precision or precision,
-            "compiled": bool(recipe.sft.compiled),
-            "micro_rows": recipe.sft.micro_rows or recipe.sft.rows,
+    config, base = model_config(recipe), recipe.base
+    settings = [config.to_huggingface(end_of_text=0, pad=0, eos=[]), base.rows, base.micro_rows, base.precision]
+    key = sha256_text(json.dumps([*settings, recipe.sft.precision, base.optimizer, recipe.threads], sort_keys=True))
+    calibrated = base.tokens is None or recipe.sft.tokens is None
+    if known is not None and known.key == key and (known.tokens_per_second is not None or not calibrated):
+        return known
+    precision = base.precision or recipe.sft.precision or best_precision()
+    if not calibrated:
+        return Measurement(key, precision, None)
+    if recipe.minutes is None:
+        raise UserError(
+            "the recipe has neither minutes nor token counts; add minutes=12, or base.tokens and sft.tokens"
+        )
+    return Measurement(key, precision, _measured_speed(config, base.model_copy(update={"precision": precision})))
+
+
+def resolve(recipe: Recipe, measured: Measurement) -> Recipe:
+    """Replace every null: sizes from the minutes, precision and token counts from what was measured.
+
+    Args:
+        recipe: as read; one without nulls comes back unchanged.
+        measured: by ``measure`` for this recipe.
+    """
+    config, minutes = model_config(recipe), recipe.minutes or 0.0
+
+    def settled(section: TrainingSection, *, compiled: bool) -> dict[str, Any]:
+        return {
+            "precision": section.precision or measured.precision,
+            "compiled": compiled if section.compiled is None else section.compiled,
+            "micro_rows": section.micro_rows or section.rows,
         }
-    )
-    if base.tokens is None or sft.tokens is None:
-        if recipe.minutes is None:
-            raise UserError(
-                "the recipe has neither minutes nor token counts; add minutes=12, or base.tokens and sft.tokens"
-            )
-        seconds = MARGIN * max(30.0, 60 * recipe.minutes - FIXED_SECONDS)
-        speed = _measured_speed(config, base.model_copy(update={"compiled": False}))
-        base = base.model_copy(update={"tokens": base.tokens or round(BASE_SHARE * seconds * speed)})
-        sft = sft.model_copy(update={"tokens": sft.tokens or round((1 - BASE_SHARE) * seconds * speed)})
+
+    base = recipe.base.model_copy(update=settled(recipe.base, compiled=minutes >= COMPILE_MINUTES))
+    sft = recipe.sft.model_copy(update=settled(recipe.sft, compiled=False))
+    if measured.tokens_per_second is not None:
+        tokens = MARGIN * max(30.0, 60 * minutes - FIXED_SECONDS) * measured.tokens_per_second
+        base = base.model_copy(update={"tokens": base.tokens or round(BASE_SHARE * tokens)})
+        sft = sft.model_copy(update={"tokens": sft.tokens or round((1 - BASE_SHARE) * tokens)})
     model = recipe.model.model_copy(
         update={
             "layers": config.layers, "width": config.width, "heads": config.heads, "kv_heads": config.kv_heads,

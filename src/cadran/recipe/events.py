@@ -15,7 +15,8 @@ def read_events(path: Path) -> list[Event]:
     if not path.is_file():
         return []
     events = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    # Not splitlines(): a sample may hold U+2028, which it takes for the end of a line.
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             event = json.loads(line)
         except json.JSONDecodeError:

@@ -1,7 +1,9 @@
 """The pipeline: a recipe's stages run into ``runs/NAME``."""
 
+import contextlib
 import platform
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,12 @@ import platformdirs
 import torch
 import yaml
 
-from cadran.errors import UserError
-from cadran.files import read_json, sha256_text, write_json, write_text
-from cadran.recipe.budget import resolve
+from cadran.files import read_json, write_json, write_text
+from cadran.recipe.budget import Measurement, measure, resolve
 from cadran.recipe.events import Event, EventLog
 from cadran.recipe.graph import run_stages, selected
 from cadran.recipe.run import Run, runs_folder
-from cadran.recipe.schema import Recipe, parse_recipe
+from cadran.recipe.schema import Recipe
 from cadran.recipe.stage import Progress, Stage
 from cadran.recipe.stages.base import BaseStage
 from cadran.recipe.stages.corpus import CorpusStage
@@ -67,18 +68,16 @@ def run_pipeline(
 
 
 def _resolved_once(recipe: Recipe, run: Run) -> Recipe:
-    """The resolved recipe: the one this run has when it was made from the same recipe, else a new one."""
-    asked = sha256_text(recipe.model_dump_json())
-    known, path = run.folder / ".resolved.json", run.folder / "recipe.yaml"
-    if known.is_file() and path.is_file() and read_json(known).get("asked") == asked:
-        try:
-            return parse_recipe(yaml.safe_load(path.read_text(encoding="utf-8")))
-        except (yaml.YAMLError, UserError):
-            pass  # edited by hand into something else: it is only a record, and is written again
-    resolved = resolve(recipe)
+    """The recipe without nulls; what an earlier command measured for this run is not measured again."""
+    record, known = run.folder / ".measured.json", None
+    if record.is_file():
+        with contextlib.suppress(ValueError, TypeError):
+            known = Measurement(**read_json(record))
+    measured = measure(recipe, known)
+    resolved = resolve(recipe, measured)
     content: dict[str, Any] = resolved.model_dump(mode="json")
-    write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100))
-    write_json(known, {"asked": asked})
+    write_text(run.folder / "recipe.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100))
+    write_json(record, asdict(measured))
     return resolved
 
 

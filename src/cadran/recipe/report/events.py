@@ -19,11 +19,16 @@ class EventLog:
 
     Args:
         events: parsed lines of `events.jsonl` in file order; unknown kinds are left aside.
+
+    Attributes:
+        machines: descriptions of the machines that took part, the last one last.
+        notices: (stage, sentence for the user), each once.
+        resumed: (stage, step) of each resumption.
     """
 
     def __init__(self, events: Iterable[Event]) -> None:
         self.machines: list[Event] = []
-        self.notices: list[str] = []
+        self.notices: list[tuple[str, str]] = []
         self.resumed: list[tuple[str, int]] = []
         self._timeline: dict[tuple[str, str], list[Event]] = {}
         self._stage_seconds: dict[str, float] = {}
@@ -87,8 +92,8 @@ class EventLog:
             self._stage_seconds[stage] = seconds
         elif kind == "machine" and event not in self.machines:
             self.machines.append(event)
-        elif kind == "notice" and isinstance(event.get("text"), str) and event["text"] not in self.notices:
-            self.notices.append(event["text"])
+        elif kind == "notice" and isinstance(event.get("text"), str) and (stage, event["text"]) not in self.notices:
+            self.notices.append((stage, event["text"]))
 
     def _insert(self, event: Event, stage: str, kind: str, step: int) -> None:
         timeline = self._timeline.setdefault((stage, kind), [])

@@ -4,6 +4,7 @@ The templates say what stands where; this file prepares what they cannot compute
 escaped by the template engine: only the plots, which are drawn here, enter as markup.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from importlib.resources import files
 from typing import Any
@@ -62,7 +63,9 @@ def render(data: RunData, plots: dict[str, Plot]) -> str:
         result_files=RESULTS,
         trained=TRAINED,
         rivals=_rivals(data),
+        main_languages=_main_languages(data),
         topic=_topic(data),
+        description=_description(data),
         base_samples=_sample_steps(data, "base"),
         sft_samples=_sample_steps(data, "sft"),
         chats=_chats(data),
@@ -76,6 +79,13 @@ def by_language(record: Record) -> list[tuple[str, Any]]:
     """The entries of an object whose keys are language codes: "all", English and French first, then the others."""
     first = [code for code in ("all", *_CODES_FIRST) if code in record]
     return [(code, record[code]) for code in [*first, *sorted(set(record) - set(first))]]
+
+
+def _main_languages(data: RunData) -> list[tuple[str, float]]:
+    """Languages with at least a hundredth of the training text, each with its bytes; strays are for the data sheet."""
+    languages = branch(data.results.get("corpus"), "languages")
+    sizes = {code: number(record, "train", "bytes") or 0 for code, record in languages.items()}
+    return [(code, size) for code, size in by_language(sizes) if size and size >= 0.01 * sum(sizes.values())]
 
 
 def _rivals(data: RunData) -> Record:
@@ -116,6 +126,17 @@ def _topic(data: RunData) -> list[Record]:
     return lines
 
 
+def _description(data: RunData) -> list[Record]:
+    """chrF of the descriptions per language, beside the baseline."""
+    lines = []
+    for code, record in by_language(branch(data.results.get("sft"), "description")):
+        line: Record = {key: number(record, key) for key in ("chrf", "baseline_chrf", "held_out")}
+        score, baseline = line["chrf"], line["baseline_chrf"]
+        verdict = "" if score is None or baseline is None else "better" if score > baseline else "no better"
+        lines.append(line | {"language": code, "verdict": verdict})
+    return lines
+
+
 def _sample_steps(data: RunData, stage: str) -> Record:
     """Some of the steps at which samples were written, the first and the last among them, by language."""
     by_step: dict[int, list[Event]] = {}
@@ -146,16 +167,21 @@ def _grouped(samples: Iterable[Event]) -> list[tuple[str, list[Record]]]:
 
 
 def _chats(data: RunData) -> list[tuple[str, list[Record]]]:
-    """Answers of the finished model, by language."""
+    """Answers of the finished model, by language; the first of each task, then the second of each, and so on."""
     groups: Record = {}
+    rounds: Counter[tuple[str, str]] = Counter()
     for sample in rows(data.results.get("sft"), "samples"):
         texts = {key: str(sample.get(key) or "") for key in ("task", "prompt", "answer", "expected")}
         same = bool(texts["expected"]) and texts["answer"].strip() == texts["expected"].strip()
-        groups.setdefault(str(sample.get("language") or "und"), []).append(texts | {"same": same})
-    return by_language(groups)
+        language = str(sample.get("language") or "und")
+        rounds[language, texts["task"]] += 1
+        turn = rounds[language, texts["task"]]
+        groups.setdefault(language, []).append(texts | {"same": same, "turn": turn})
+    return by_language({code: sorted(chats, key=lambda chat: chat["turn"]) for code, chats in groups.items()})
 
 
 def _notices(data: RunData) -> list[str]:
+    """What the reader must know before the figures; what was said during a training is told with its cost."""
     sheet = dig(data.results.get("corpus"), "notices")
     said = [str(text) for text in sheet] if isinstance(sheet, list) else []
-    return list(dict.fromkeys([*said, *data.events.notices]))
+    return list(dict.fromkeys([*said, *(text for stage, text in data.events.notices if stage not in TRAINED)]))

@@ -34,7 +34,7 @@ BASELINES = (
     ("xz_alone", "xz alone"),
 )
 _DASHES = ((5, 2), (1.5, 1.5), (6, 2, 1.5, 2))
-_WIDTH = 330  # user units; text of 9.5 stays readable when a telephone shrinks the drawing
+_WIDTH = 330  # user units; text of 10 stays readable when a telephone shrinks the drawing
 _TRAINED = ("base", "sft")
 
 
@@ -58,7 +58,7 @@ def draw_plots(data: RunData) -> dict[str, Plot]:
                 "svg.hashsalt": "cadran",
                 "svg.fonttype": "none",
                 "font.family": "DejaVu Sans",  # comes with matplotlib: the same metrics everywhere
-                "font.size": 9.5,
+                "font.size": 10,
                 "text.parse_math": False,  # a dollar sign in a name is a dollar sign
                 "text.color": COLOURS["ink"],
                 "figure.facecolor": COLOURS["surface"],
@@ -104,7 +104,7 @@ def _draw_bits_per_byte(data: RunData) -> Plot | None:
     if not series:
         return None
     figure = _figure(240)
-    axes = _axes(figure, (0.135, 0.12, 0.85, 0.60))
+    axes = _axes(figure, (0.135, 0.085, 0.825, 0.61))
     colours = {"all": "ink"} | dict(zip(data.events.languages(), ("first", "second", "third"), strict=False))
     for code, curve in series:
         text = f"{language_name(code)} {curve[-1][1]:.2f}"
@@ -115,8 +115,17 @@ def _draw_bits_per_byte(data: RunData) -> Plot | None:
             axes.axhline(value, color=COLOURS["muted"], linewidth=1.2, dashes=dashes, label=f"{name} {value:.2f}")
     axes.margins(y=0.08)
     # The first column holds the model, the second its rivals.
-    figure.legend(loc="upper left", bbox_to_anchor=(0, 1.0), ncols=2, frameon=False, borderpad=0.1, handlelength=2.2)
-    figure.text(0.012, 0.74, "bits per byte of held-out text", color=COLOURS["muted"])
+    figure.legend(
+        loc="upper left",
+        bbox_to_anchor=(0, 1.0),
+        ncols=2,
+        frameon=False,
+        borderpad=0,
+        borderaxespad=0,
+        handlelength=2,
+        columnspacing=1.5,
+    )
+    figure.text(0, 0.725, "bits per byte of held-out text", color=COLOURS["muted"])
     texts = [f"{language_name(code)} from {c[0][1]:.2f} to {c[-1][1]:.2f}" for code, c in series]
     return _plot(figure, f"Bits per byte of held-out text during the base training: {'; '.join(texts)}.")
 
@@ -167,6 +176,7 @@ def _draw_time_per_stage(data: RunData) -> Plot | None:
     axes.tick_params(axis="y", labelcolor=COLOURS["ink"])
     axes.invert_yaxis()
     axes.grid(False)
+    axes.spines["bottom"].set_visible(False)
     texts = [f"{name} {duration(value)}" for name, value in zip(names, seconds.values(), strict=True)]
     return _plot(figure, f"Time per stage: {'; '.join(texts)}.")
 
@@ -201,24 +211,26 @@ def _axes(figure: Any, place: tuple[float, float, float, float], sharey: Any = N
     axes.grid(axis="y", color=COLOURS["grid"], linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(length=0, labelcolor=COLOURS["muted"], pad=4)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=max(2, round(6 * place[2])), integer=True))
+    axes.xaxis.set_major_locator(
+        MaxNLocator(nbins=min(6, max(3, round(9 * place[2]))), steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
+    )
     axes.xaxis.set_major_formatter(lambda step, _: count(step))
     return axes
 
 
 def _panels(figure: Any, curves: dict[str, Curve], unit: str) -> list[tuple[Any, tuple[str, Curve]]]:
     """One panel a stage, side by side over one vertical axis; each has its own steps."""
-    left, right, gap = 0.135, 0.985, 0.05
+    left, right, gap = 0.135, 0.96, 0.05
     widths = [right - left] if len(curves) == 1 else [0.68 * (right - left - gap), 0.32 * (right - left - gap)]
     panels: list[tuple[Any, tuple[str, Curve]]] = []
     for (stage, curve), width in zip(curves.items(), widths, strict=True):
-        axes = _axes(figure, (left, 0.13, width, 0.66), sharey=panels[0][0] if panels else None)
-        axes.set_title(stage_name(stage), loc="left", fontsize=9.5, color=COLOURS[stage], pad=6)
+        axes = _axes(figure, (left, 0.1, width, 0.69), sharey=panels[0][0] if panels else None)
+        axes.set_title(stage_name(stage), loc="left", fontsize=10, color=COLOURS[stage], pad=6)
         if panels:
             axes.tick_params(labelleft=False)
         panels.append((axes, (stage, curve)))
         left += width + gap
-    figure.text(0.012, 0.945, f"{unit}, by step", color=COLOURS["muted"])
+    figure.text(0, 0.94, f"{unit}, by step", color=COLOURS["muted"])
     return panels
 
 
@@ -249,7 +261,7 @@ def _extremes(curve: Curve, most: int = 300) -> Curve:
     return thin
 
 
-def _trend(curve: Curve, most: int = 120, reach: int = 3) -> Curve:
+def _trend(curve: Curve, most: int = 150, reach: int = 2) -> Curve:
     """Means of buckets, then of neighbours; the neighbourhood shrinks at the ends, which therefore stay in place."""
     means = [(_mean([x for x, _ in bucket]), _mean([y for _, y in bucket])) for bucket in _buckets(curve, most)]
     last = len(means) - 1

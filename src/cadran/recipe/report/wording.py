@@ -1,4 +1,9 @@
-"""How the report says numbers: units a reader knows, as many digits as mean something."""
+"""How the report says numbers: units a reader knows, as many digits as mean something.
+
+A number and its unit are joined by a no-break space (written ``_SPACE``), so that no line ends between them.
+"""
+
+_SPACE = "\N{NO-BREAK SPACE}"
 
 _LANGUAGES = {
     "all": "All languages",
@@ -49,7 +54,7 @@ def rounded(value: float) -> str:
     """About three digits of a large number: 11.9 million, 1.24 billion; small ones in full."""
     for size, name in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
         if abs(value) >= 0.9995 * size:
-            return f"{_three_digits(value / size)} {name}"
+            return f"{_three_digits(value / size)}{_SPACE}{name}"
     return count(value)
 
 
@@ -57,8 +62,8 @@ def size(value: float) -> str:
     """Bytes in decimal units: 4.93 MB."""
     for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if abs(value) >= 0.9995 * unit:
-            return f"{_three_digits(value / unit)} {name}"
-    return f"{value:.0f} B"
+            return f"{_three_digits(value / unit)}{_SPACE}{name}"
+    return f"{value:.0f}{_SPACE}B"
 
 
 def decimal(value: float, digits: int = 2) -> str:
@@ -68,29 +73,29 @@ def decimal(value: float, digits: int = 2) -> str:
 
 def percent(share: float, digits: int = 1) -> str:
     """A share as a percentage: 0.734 -> 73.4 %."""
-    return f"{100 * share:.{digits}f} %"
+    return f"{100 * share:.{digits}f}{_SPACE}%"
 
 
 def duration(seconds: float) -> str:
     """Seconds as a person says them: 9 min 12 s, 2 h 05 min, 0.4 s."""
     if seconds < 9.95:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.1f}{_SPACE}s"
     whole = round(seconds)
     if whole < 60:
-        return f"{whole} s"
+        return f"{whole}{_SPACE}s"
     minutes, rest = divmod(whole, 60)
     if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
+        return f"{minutes}{_SPACE}min{_SPACE}{rest:02d}{_SPACE}s"
     hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes:02d} min"
+    return f"{hours}{_SPACE}h{_SPACE}{minutes:02d}{_SPACE}min"
 
 
 def operations(value: float) -> str:
-    """Floating-point operations with a metric prefix and a space for a unit: "1.24 peta", "310 giga"."""
+    """A number of operations up to its metric prefix, ready for "FLOP": 1.24 peta, 310 giga."""
     for unit, name in ((1e18, "exa"), (1e15, "peta"), (1e12, "tera"), (1e9, "giga"), (1e6, "mega")):
         if abs(value) >= 0.9995 * unit:
-            return f"{_three_digits(value / unit)} {name}"
-    return count(value) + " "
+            return f"{_three_digits(value / unit)}{_SPACE}{name}"
+    return count(value) + _SPACE
 
 
 def _three_digits(value: float) -> str:

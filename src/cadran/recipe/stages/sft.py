@@ -116,10 +116,11 @@ def _examine(engine: Engine, documents: Sequence[Document], context: StageContex
             shown[asked_one.language] += 1
             if shown[asked_one.language] <= SHOWN:
                 samples.append(_sample(asked_one, task, said))
-    samples += [_sample(q, "definition", answer(engine, q.prompt, 80)) for q in definitions]
-    free = {"en": "Hello! How are you today?", "fr": "Qu'est-ce que la musique ?"}
-    for language, prompt in free.items():
-        samples.append(_sample(Question(language, prompt, ""), "chat", answer(engine, prompt, 60)))
+    # What has no single right answer is drawn, as a user would see it; greedy answers run in circles.
+    definitions += [Question("en", "Hello! How are you today?", ""), Question("fr", "Qu'est-ce que la musique ?", "")]
+    for asked_one in definitions:
+        said = answer(engine, asked_one.prompt, 60, temperature=0.7, seed=context.recipe.seed)
+        samples.append(_sample(asked_one, "definition" if asked_one.expected else "chat", said))
     for sample in samples:
         context.record(
             {"kind": "sample", "language": sample["language"], "prompt": sample["prompt"], "text": sample["answer"]}

@@ -1,13 +1,9 @@
 """A small bilingual tokenizer, trained once."""
 
 import pytest
-from hypothesis import settings
 
 from cadran.tokenizer.bpe import train_bpe
 from cadran.tokenizer.tokenizer import Tokenizer
-
-settings.register_profile("patient", deadline=None)  # a busy machine is not a failure
-settings.load_profile("patient")
 
 TEXTS = [
     "L'avion de l'été s'est posé à l'aéroport d'Orly le 14 juillet 1998, jusqu'à l'aube. Qu'il est beau !\n",

@@ -77,7 +77,8 @@ def _resolved_once(recipe: Recipe, run: Run) -> Recipe:
     resolved = resolve(recipe, measured)
     content: dict[str, Any] = resolved.model_dump(mode="json")
     write_text(run.folder / "recipe.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100))
-    write_json(record, asdict(measured))
+    if measured.tokens_per_second is not None:  # a recipe that leaves nothing open has nothing to remember
+        write_json(record, asdict(measured))
     return resolved
 
 

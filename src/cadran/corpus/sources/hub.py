@@ -97,7 +97,6 @@ class HubSource(Source):
     def _rows(self) -> Iterator[Mapping[str, Any]]:
         try:
             import datasets
-            import httpx
         except ImportError:
             raise UserError('Reading a data set needs `datasets`: run `pip install "cadran[data]"`.') from None
 
@@ -117,16 +116,24 @@ class HubSource(Source):
             raise UserError(
                 f"There is no data set {self.hf} on the hub, or it is private: correct `hf:` or run `hf auth login`."
             ) from None
-        except (ConnectionError, TimeoutError, httpx.TransportError):
-            raise SourceUnreachable(
-                f"The data set {self.hf} could not be fetched from the hub: check the network, then run the same "
-                "command again."
-            ) from None
-        except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+        except Exception as error:
+            if _is_transport_failure(error):
+                raise SourceUnreachable(
+                    f"The data set {self.hf} could not be fetched from the hub: check the network, then run the same "
+                    "command again."
+                ) from None
+            if not isinstance(error, ValueError | OSError | datasets.exceptions.DatasetsError):
+                raise  # a UserError from above, or a defect
             first_line = str(error).strip().partition("\n")[0]
             raise UserError(
                 f"The data set {self.hf} cannot be read ({first_line}): correct `split:`, `config:` or the files."
             ) from None
+
+
+def _is_transport_failure(error: Exception) -> bool:
+    """Whether the network failed. The hub's client has changed its HTTP library before, so its class goes by name."""
+    named = any(kind.__name__ == "TransportError" for kind in type(error).__mro__)
+    return named or isinstance(error, ConnectionError | TimeoutError)
 
 
 def _cached_rows(path: Path) -> Iterator[Mapping[str, Any]]:

@@ -31,7 +31,9 @@ PROMPTS: dict[str, dict[str, tuple[str, ...]]] = {
 """Questions by language and task; the first of each is the one asked in evaluation."""
 
 NO_TOPIC = frozenset({"", "Uncategorized"})
-SENTENCE_END = re.compile(r"(?<=[.!?…])[\s\u00a0]+(?=[\"«(\w])")
+SENTENCE_END = re.compile(r"(?<=[\w)\]»\"'’]{3}[.!?…])[\s\u00a0]+(?=[\"«(\w])")
+"""White space after a full stop that ends three characters of a word: "M. Dupont" and "Dr. Smith" are not cut."""
+
 SHORTEST_ANSWER = 40
 
 
@@ -53,7 +55,7 @@ class ChatRow:
 
 
 def first_sentence(text: str) -> str:
-    """The first sentence of at least ``SHORTEST_ANSWER`` characters ("Dr. Smith" does not end one)."""
+    """The first sentence of at least ``SHORTEST_ANSWER`` characters ."""
     for match in SENTENCE_END.finditer(text):
         if match.start() >= SHORTEST_ANSWER:
             return text[: match.start()].strip()

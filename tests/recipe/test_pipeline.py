@@ -72,10 +72,11 @@ def test_killed_at_random_moments_and_resumed_it_has_the_same_bytes(runs: Path, 
     finish(tmp_path / "timed")
     whole = time.monotonic() - begun
     killed = 0
-    for _ in range(4 if seed == 0 else 25):
+    for _ in range(3 if seed == 0 else 25):
         process = start(tmp_path)
         try:
-            process.communicate(timeout=generator.uniform(0.3, 0.9) * whole)
+            # A start costs a third of a whole run, so each attempt gets some work done and none all of it.
+            process.communicate(timeout=generator.uniform(0.3, 0.55) * whole)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.communicate()
@@ -97,9 +98,9 @@ def test_unchanged_stages_are_skipped_and_changed_ones_are_not(tmp_path: Path) -
     weights = tmp_path / "smoke" / "base" / "model.safetensors"
     untouched = weights.stat().st_mtime_ns
     again = finish(tmp_path)
-    assert again.count("unchanged") == 5 and artefacts(tmp_path) == before
+    assert again.count(" unchanged\n") == 5 and artefacts(tmp_path) == before
     changed = finish(tmp_path, "sft.chats=3")
-    assert changed.count("unchanged") == 3 and weights.stat().st_mtime_ns == untouched
+    assert changed.count(" unchanged\n") == 3 and weights.stat().st_mtime_ns == untouched
     assert artefacts(tmp_path)["sft/model.safetensors"] != before["sft/model.safetensors"]
     weights.write_bytes(b"damaged")
     mended = finish(tmp_path, "sft.chats=3")

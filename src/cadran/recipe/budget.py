@@ -33,23 +33,6 @@ MARGIN = 0.93
 """The calibration is short and the machine may slow down; the budget is a promise."""
 
 
-@dataclass(frozen=True, slots=True)
-class Dial:
-    """The one dial: depth. Width, heads and hidden size follow from it."""
-
-    depth: int
-
-    @property
-    def width(self) -> int:
-        """64 per layer, as in the GPT family at small sizes."""
-        return 64 * self.depth
-
-    @property
-    def hidden(self) -> int:
-        """8/3 of the width (as many weights as an MLP of factor 4 without a gate), in multiples of 64."""
-        return 64 * round(self.width * 8 / 3 / 64)
-
-
 def depth_for(minutes: float) -> int:
     """Layers for a budget: 3 at 12 minutes, 5 at 60, 7 at 240 (LAB.md: at equal time 3 beat 4 by 0.14 bits a byte)."""
     return max(2, min(16, round(3 * math.pow(minutes / 12, 0.3))))
@@ -66,8 +49,9 @@ def model_config(recipe: Recipe) -> ModelConfig:
         raise UserError(
             "the recipe has neither minutes nor model sizes; add minutes=12, or model.layers and model.context"
         )
-    dial = Dial(asked.layers or depth_for(recipe.minutes or 12))
-    width = asked.width or dial.width
+    # The one dial: depth. Width is 64 per layer; the hidden size 8/3 of it, as many weights as a plain MLP of factor 4.
+    depth = asked.layers or depth_for(recipe.minutes or 12)
+    width = asked.width or 64 * depth
     heads = asked.heads or max(1, width // 64)
     if width % heads:
         raise UserError(
@@ -75,7 +59,7 @@ def model_config(recipe: Recipe) -> ModelConfig:
         )
     return ModelConfig(
         vocabulary=recipe.tokenizer.vocabulary,
-        layers=dial.depth,
+        layers=depth,
         width=width,
         heads=heads,
         kv_heads=asked.kv_heads or heads,

@@ -147,11 +147,8 @@ class Trainer:
             parameter.grad = None
         return loss
 
-    def run(self) -> float:
+    def run(self) -> None:
         """Train from wherever the checkpoints stand to the last step.
-
-        Returns:
-            Seconds of training, evaluation apart, of this process.
 
         Raises:
             Interrupted: Ctrl-C or SIGTERM; the state was saved first.
@@ -160,7 +157,7 @@ class Trainer:
         state = load_state(self.checkpoints, self.model, self.optimizers, self.identity)
         for sentence in state.damaged:
             self.record({"kind": "notice", "text": f"{sentence}; the one before it was used"})
-        first, seconds = state.step, 0.0
+        first = state.step
         self.record({"kind": "resumed" if first else "started", "step": first})
         if first == 0:
             self.observe(0)
@@ -171,7 +168,6 @@ class Trainer:
                 start = time.perf_counter()
                 loss = self.step(number)
                 took = time.perf_counter() - start
-                seconds += took
                 done = number + 1
                 self.record(
                     {
@@ -195,7 +191,6 @@ class Trainer:
                     )
         # The last state is kept too: a kill between here and the written model costs no training.
         save_state(self.checkpoints, self.plan.steps, self.model, self.optimizers, self.identity)
-        return seconds
 
 
 @contextmanager

@@ -54,7 +54,7 @@ class RMSNorm(nn.Module):
 def rotary_tables(positions: Tensor, head_width: int, base: float) -> tuple[Tensor, Tensor]:
     """Cosines and sines of the rotary angles (Su et al. 2021), each of shape (len(positions), D / 2), float32."""
     exponent = torch.arange(0, head_width, 2, dtype=torch.float32, device=positions.device) / head_width
-    angles = positions.float()[:, None] * base**-exponent
+    angles = positions.float()[:, None] * (1.0 / base**exponent)
     return angles.cos(), angles.sin()
 
 
@@ -86,7 +86,24 @@ class _Discard:
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the pairs (i, i + D/2) of the last axis by their angles; x is (..., T, heads, D), cos and sin (T, D/2)."""
+    if not torch.is_grad_enabled():  # Each product rounded before the sum, as `transformers` does it.
+        first, second = x.chunk(2, -1)
+        cos, sin = cos[:, None].to(x.dtype), sin[:, None].to(x.dtype)
+        return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
     return _Rotate.apply(x, cos[:, None].to(x.dtype), sin[:, None].to(x.dtype))  # type: ignore[no-untyped-call, no-any-return]
+
+
+def project(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
+    """Apply several linear maps to the same input.
+
+    In training one wide product replaces them: the concatenation copies weights only, which are small beside
+    (B, T, C). In inference that copy would cost as much as the product for one position, so each runs alone, in the
+    order of operations of ``transformers``: the logits are then the same bits, not merely close.
+    """
+    if not torch.is_grad_enabled():
+        return tuple(F.linear(x, layer.weight.to(x.dtype)) for layer in layers)
+    joined = torch.cat([layer.weight for layer in layers]).to(x.dtype)
+    return torch.split(F.linear(x, joined), [layer.out_features for layer in layers], -1)
 
 
 class Attention(nn.Module):
@@ -106,10 +123,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, shared: Pass, layer: int) -> Tensor:
         batch, length, _ = x.shape
         heads, kv_heads, width = self.config.heads, self.config.kv_heads, self.config.head_width
-        # One wide product instead of three: the concatenation copies weights only, which are small beside (B, T, C).
-        joined = torch.cat((self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)).to(x.dtype)
-        sizes = [heads * width, kv_heads * width, kv_heads * width]
-        q, k, v = torch.split(F.linear(x, joined), sizes, -1)
+        q, k, v = project(x, self.q_proj, self.k_proj, self.v_proj)
         q = rotate(self.q_norm(q.reshape(batch, length, heads, width)), *shared.rotary).transpose(1, 2)  # (B, H, T, D)
         k = rotate(self.k_norm(k.reshape(batch, length, kv_heads, width)), *shared.rotary).transpose(
             1, 2
@@ -151,8 +165,12 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(config.hidden, config.width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        joined = torch.cat((self.gate_proj.weight, self.up_proj.weight)).to(x.dtype)
-        activated: Tensor = _SwiGLU.apply(F.linear(x, joined))  # type: ignore[no-untyped-call]
+        if torch.is_grad_enabled():
+            joined = torch.cat((self.gate_proj.weight, self.up_proj.weight)).to(x.dtype)
+            activated: Tensor = _SwiGLU.apply(F.linear(x, joined))  # type: ignore[no-untyped-call]
+        else:
+            gate, up = project(x, self.gate_proj, self.up_proj)
+            activated = F.silu(gate) * up
         return F.linear(activated, self.down_proj.weight.to(x.dtype))
 
 

@@ -1,18 +1,130 @@
-"""The shape of a Transformer: the Qwen3 architecture, so that every common runtime opens what is trained here.
+"""The shape of a decoder-only Transformer: sizes, and the choices in which the known families differ.
 
-RMSNorm before each block, rotary positions, grouped-query attention with normalised queries and keys,
-SwiGLU, no biases. Source: the Qwen3 technical report (2025) and its ``config.json`` fields.
+The defaults are the Qwen3 architecture, which every common runtime opens and which Cadran trains: RMSNorm before
+each block, rotary positions, grouped-query attention with normalised queries and keys, SwiGLU, no biases. Everything
+else is here so that ``families/`` can say what another architecture is, without another model. No torch in this file.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Literal
 
 from cadran.errors import UserError
+
+Activation = Literal["silu", "gelu", "gelu_tanh"]
+RopeKind = Literal["default", "linear", "dynamic", "llama3", "yarn", "longrope"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rope:
+    """Rotary positions and how they are stretched beyond the context of pre-training.
+
+    Attributes:
+        base: the slowest pair turns about once in 2 pi ``base`` positions (theta).
+        kind: ``default`` (Su et al. 2021), ``linear`` (Chen et al. 2023), ``dynamic`` (NTK-aware by length), ``llama3``
+            (Llama 3.1), ``yarn`` (Peng et al. 2023), ``longrope`` (Ding et al. 2024).
+        share: of the head's width that is turned, from its beginning (Phi-3).
+        factor: by how much the context was stretched.
+        original: context of pre-training, tokens; 0 means the model's own.
+        low, high: wavelengths between which ``llama3`` blends, as fractions of ``original``.
+        fast, slow: rotations within ``original`` between which ``yarn`` blends.
+        truncate: whether ``yarn`` rounds its borders outwards to whole pairs.
+        magnitude: factor on cosines and sines (``yarn``, ``longrope``); None derives it from the rest.
+        mscale, mscale_all: DeepSeek's two factors, from which ``yarn`` derives its magnitude; 0 means absent.
+        short, long: ``longrope``: divisor of each pair's frequency within and beyond ``original``.
+    """
+
+    base: float = 10_000.0
+    kind: RopeKind = "default"
+    share: float = 1.0
+    factor: float = 1.0
+    original: int = 0
+    low: float = 1.0
+    high: float = 4.0
+    fast: float = 32.0
+    slow: float = 1.0
+    truncate: bool = True
+    magnitude: float | None = None
+    mscale: float = 0.0
+    mscale_all: float = 0.0
+    short: tuple[float, ...] = ()
+    long: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """A mixture of experts in place of the MLP (Shazeer et al. 2017).
+
+    Attributes:
+        count: routed experts.
+        active: experts that read each token.
+        hidden: inner width of one expert.
+        scoring: ``softmax`` over all experts, or independent ``sigmoid`` scores (DeepSeek-V3).
+        normalise: whether the weights of the chosen experts are scaled to sum to one.
+        scale: factor on those weights.
+        shared: experts that read every token, joined into one MLP of ``shared * hidden``.
+        groups, active_groups: routing looks at the best groups of experts only; 0 means no groups.
+        group_score: a group's score is its ``max`` (DeepSeek-V2) or the sum of its best two, ``top2`` (V3).
+        correction: whether a learnt bias is added to the scores for the choice, not for the weights (V3).
+        sparse: for each layer, whether it has experts; a dense layer has the plain MLP.
+    """
+
+    count: int
+    active: int
+    hidden: int
+    sparse: tuple[bool, ...]
+    scoring: Literal["softmax", "sigmoid"] = "softmax"
+    normalise: bool = True
+    scale: float = 1.0
+    shared: int = 0
+    groups: int = 0
+    active_groups: int = 0
+    group_score: Literal["max", "top2"] = "max"
+    correction: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Latent:
+    """Multi-head latent attention (DeepSeek-V2, 2024): keys and values are kept as one narrow vector per position.
+
+    Attributes:
+        query_rank: width of the queries' bottleneck; 0 means none.
+        rank: width of the kept vector.
+        plain, rotary: widths of a head's part without and with positions.
+        value: width of a head's values.
+        interleaved: whether the rotary pairs are (2i, 2i + 1) instead of (i, i + D/2).
+    """
+
+    query_rank: int
+    rank: int
+    plain: int
+    rotary: int
+    value: int
+    interleaved: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Sizes of a model; every length is a count of numbers, ``context`` a count of tokens."""
+    """Sizes and choices of a model; every length is a count of numbers, ``context`` a count of tokens.
+
+    Attributes:
+        family: name of its file in ``families/``, which is the ``model_type`` of Hugging Face.
+        tied: whether the output head is the embedding.
+        rope: rotary positions; None for learnt positions (GPT-2).
+        local_rope: those of the layers with a window, where they differ (Gemma 3).
+        norm: ``rms`` or ``layer`` (with a bias).
+        norm_offset: added to a norm's weight (1 in Gemma, whose stored weights are centred on 0).
+        norm_order: norms ``pre`` (before a block), ``post`` (after it), or ``both``.
+        qk_norm: norm of queries and keys for each ``head``, over ``all`` heads together, or none.
+        activation: of the MLP; ``gelu_tanh`` is the approximation by a hyperbolic tangent.
+        gated: down(act(gate) * up) instead of down(act(up)).
+        qkv_bias, output_bias, mlp_bias: where the projections have biases.
+        attention_scale: factor on the scores; None means 1 / sqrt(head_width).
+        attention_cap, logit_cap: c * tanh(x / c) of the scores and of the logits; None leaves them.
+        embedding_scale: factor on the embeddings.
+        window: positions that a windowed layer sees, itself included; None when no layer has a window.
+        windowed: for each layer, whether it has the window; empty when ``window`` is None.
+        experts, latent: a mixture of experts, latent attention; None for the plain kind.
+    """
 
     vocabulary: int
     layers: int
@@ -23,8 +135,27 @@ class ModelConfig:
     hidden: int
     context: int
     tied: bool = True
-    rope_base: float = 10_000.0
     norm_epsilon: float = 1e-6
+    rope: Rope | None = field(default_factory=Rope)
+    family: str = "qwen3"
+    local_rope: Rope | None = None
+    norm: Literal["rms", "layer"] = "rms"
+    norm_offset: float = 0.0
+    norm_order: Literal["pre", "post", "both"] = "pre"
+    qk_norm: Literal["head", "all"] | None = "head"
+    activation: Activation = "silu"
+    gated: bool = True
+    qkv_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    attention_scale: float | None = None
+    attention_cap: float | None = None
+    logit_cap: float | None = None
+    embedding_scale: float = 1.0
+    window: int | None = None
+    windowed: tuple[bool, ...] = ()
+    experts: Experts | None = None
+    latent: Latent | None = None
 
     def __post_init__(self) -> None:
         for name in ("vocabulary", "layers", "width", "heads", "kv_heads", "head_width", "hidden", "context"):
@@ -35,21 +166,28 @@ class ModelConfig:
                 f"model.heads={self.heads} is not a multiple of model.kv_heads={self.kv_heads}; "
                 f"set model.kv_heads={self.heads} to share nothing"
             )
-        if self.head_width % 2:
+        if self.rope is not None and self.head_width % 2:
             raise UserError(
                 f"model.head_width={self.head_width} is odd and rotary positions turn pairs; "
                 f"set model.head_width={self.head_width + 1}"
             )
 
     @property
+    def cache_shape(self) -> tuple[int, int, int]:
+        """What one layer keeps of one position: heads, width of the first part and of the second."""
+        if self.latent is not None:
+            return 1, self.latent.rank, self.latent.rotary
+        return self.kv_heads, self.head_width, self.head_width
+
+    @property
     def matrix_parameters(self) -> int:
-        """Parameters of the matrices inside the blocks (what Muon trains)."""
+        """Parameters of the matrices in the blocks (what Muon trains), for the architecture that is trained here."""
         attention = self.width * self.head_width * (2 * self.heads + 2 * self.kv_heads)
         return self.layers * (attention + 3 * self.width * self.hidden)
 
     @property
     def parameters(self) -> int:
-        """All trainable parameters, a tied embedding counted once."""
+        """All trainable parameters of the architecture that is trained here, a tied embedding counted once."""
         norms = self.layers * (2 * self.width + 2 * self.head_width) + self.width
         embedding = self.vocabulary * self.width * (1 if self.tied else 2)
         return self.matrix_parameters + norms + embedding
@@ -64,64 +202,3 @@ class ModelConfig:
         length = self.context if context is None else context
         attention = 12 * self.layers * self.heads * self.head_width * length / 2
         return 6.0 * (self.matrix_parameters + self.vocabulary * self.width) + attention
-
-    def to_huggingface(self, *, end_of_text: int, pad: int, eos: list[int]) -> dict[str, Any]:
-        """The content of ``config.json`` for ``transformers``' Qwen3 classes."""
-        return {
-            "architectures": ["Qwen3ForCausalLM"],
-            "attention_bias": False,
-            "attention_dropout": 0.0,
-            "bos_token_id": end_of_text,
-            "eos_token_id": eos,
-            "pad_token_id": pad,
-            "head_dim": self.head_width,
-            "hidden_act": "silu",
-            "hidden_size": self.width,
-            "initializer_range": 0.02,
-            "intermediate_size": self.hidden,
-            "max_position_embeddings": self.context,
-            "max_window_layers": self.layers,
-            "model_type": "qwen3",
-            "num_attention_heads": self.heads,
-            "num_hidden_layers": self.layers,
-            "num_key_value_heads": self.kv_heads,
-            "rms_norm_eps": self.norm_epsilon,
-            "rope_scaling": None,
-            "rope_theta": self.rope_base,
-            "sliding_window": None,
-            "tie_word_embeddings": self.tied,
-            "torch_dtype": "float32",
-            "use_cache": True,
-            "use_sliding_window": False,
-            "vocab_size": self.vocabulary,
-        }
-
-    @classmethod
-    def from_huggingface(cls, content: dict[str, Any]) -> "ModelConfig":
-        """Read a Qwen3 ``config.json``.
-
-        Raises:
-            UserError: another architecture, or a field is missing.
-        """
-        kind = content.get("model_type")
-        if kind != "qwen3":
-            raise UserError(
-                f"this version opens models of the architecture qwen3 and this one is {kind!r}; pick another"
-            )
-        rope = content.get("rope_parameters") or content
-        try:
-            return cls(
-                vocabulary=int(content["vocab_size"]),
-                layers=int(content["num_hidden_layers"]),
-                width=int(content["hidden_size"]),
-                heads=int(content["num_attention_heads"]),
-                kv_heads=int(content["num_key_value_heads"]),
-                head_width=int(content["head_dim"]),
-                hidden=int(content["intermediate_size"]),
-                context=int(content["max_position_embeddings"]),
-                tied=bool(content.get("tie_word_embeddings", False)),
-                rope_base=float(rope["rope_theta"]),
-                norm_epsilon=float(content["rms_norm_eps"]),
-            )
-        except KeyError as error:
-            raise UserError(f"config.json has no field {error}; export the model again") from error

@@ -1,5 +1,6 @@
 """From a budget in minutes to sizes and token counts, decided once and written into the resolved recipe."""
 
+import dataclasses
 import json
 import math
 from dataclasses import dataclass
@@ -117,7 +118,7 @@ def measure(recipe: Recipe, known: Measurement | None = None) -> Measurement:
         UserError: no budget where one is needed.
     """
     config, base = model_config(recipe), recipe.base
-    settings = [config.to_huggingface(end_of_text=0, pad=0, eos=[]), base.rows, base.micro_rows, base.precision]
+    settings = [dataclasses.asdict(config), base.rows, base.micro_rows, base.precision]
     key = sha256_text(json.dumps([*settings, recipe.sft.precision, base.optimizer, recipe.threads], sort_keys=True))
     calibrated = base.tokens is None or recipe.sft.tokens is None
     if known is not None and known.key == key and (known.tokens_per_second is not None or not calibrated):

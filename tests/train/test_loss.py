@@ -22,13 +22,18 @@ def random_case(seed: int, positions: int, dtype: torch.dtype = torch.float64) -
 
 
 @settings(max_examples=30)
-@given(seed=st.integers(0, 1000), positions=st.integers(1, 40), piece=st.sampled_from([1, 3, 7, 64]))
-def test_loss_in_pieces_equals_plain_cross_entropy(seed: int, positions: int, piece: int) -> None:
+@given(
+    seed=st.integers(0, 1000),
+    positions=st.integers(1, 40),
+    piece=st.sampled_from([1, 3, 7, 64]),
+    cap=st.sampled_from([None, 0.7, 30.0]),
+)
+def test_loss_in_pieces_equals_plain_cross_entropy(seed: int, positions: int, piece: int, cap: float | None) -> None:
     hidden, head, targets = random_case(seed, positions)
     count = int((targets != IGNORED).sum())
     before, loss_module.PIECE = loss_module.PIECE, piece
     try:
-        ours = head_cross_entropy(hidden, head, targets, count)
+        ours = head_cross_entropy(hidden, head, targets, count, cap)
         mine = torch.autograd.grad(ours, (hidden, head))
     finally:
         loss_module.PIECE = before
@@ -36,7 +41,9 @@ def test_loss_in_pieces_equals_plain_cross_entropy(seed: int, positions: int, pi
         assert ours.item() == 0.0
         assert all(not g.any() for g in mine)
         return
-    plain = F.cross_entropy(hidden @ head.t(), targets, ignore_index=IGNORED)
+    logits = hidden @ head.t()
+    logits = logits if cap is None else cap * torch.tanh(logits / cap)
+    plain = F.cross_entropy(logits, targets, ignore_index=IGNORED)
     assert ours.item() == pytest.approx(plain.item(), abs=1e-12)
     for a, b in zip(mine, torch.autograd.grad(plain, (hidden, head)), strict=True):
         assert torch.allclose(a, b, atol=1e-12)

@@ -18,7 +18,7 @@ PIECE = 1024
 
 class _HeadCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, weight: float) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, weight: float, cap: float | None) -> Tensor:
         with_grad = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         grad_hidden = torch.empty_like(hidden) if with_grad else None
         grad_head = torch.zeros_like(head, dtype=torch.promote_types(head.dtype, torch.float32)) if with_grad else None
@@ -27,6 +27,11 @@ class _HeadCrossEntropy(torch.autograd.Function):
             piece, target = hidden[start : start + PIECE], targets[start : start + PIECE]
             valid = target != IGNORED
             logits = (piece @ head.t()).to(total.dtype)  # (P, V)
+            slope = None
+            if cap is not None:
+                logits = logits.div_(cap).tanh_()
+                slope = 1 - logits.square()
+                logits = logits.mul_(cap)
             top = logits.amax(-1, keepdim=True)
             exponentials = logits.sub_(top).exp()
             sums = exponentials.sum(-1, keepdim=True)
@@ -37,6 +42,8 @@ class _HeadCrossEntropy(torch.autograd.Function):
                 gradient = exponentials.div_(sums)
                 gradient.scatter_add_(-1, index, torch.full_like(nll, -1.0))
                 gradient.mul_((valid * weight)[:, None])
+                if slope is not None:
+                    gradient.mul_(slope)
                 gradient = gradient.to(hidden.dtype)
                 torch.mm(gradient, head, out=grad_hidden[start : start + PIECE])
                 grad_head += gradient.t() @ piece
@@ -45,13 +52,13 @@ class _HeadCrossEntropy(torch.autograd.Function):
         return total * weight
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         grad_hidden, grad_head = ctx.saved_tensors
         scale = gradients[0]
-        return grad_hidden * scale.to(grad_hidden.dtype), grad_head * scale.to(grad_head.dtype), None, None
+        return grad_hidden * scale.to(grad_hidden.dtype), grad_head * scale.to(grad_head.dtype), None, None, None
 
 
-def head_cross_entropy(hidden: Tensor, head: Tensor, targets: Tensor, count: int) -> Tensor:
+def head_cross_entropy(hidden: Tensor, head: Tensor, targets: Tensor, count: int, cap: float | None = None) -> Tensor:
     """Cross-entropy of the next token: sum over valid positions of -log p(target), divided by ``count``.
 
     Args:
@@ -60,8 +67,9 @@ def head_cross_entropy(hidden: Tensor, head: Tensor, targets: Tensor, count: int
         targets: ids to predict, shape (N,); ``IGNORED`` where there is none.
         count: valid targets of the *whole* optimizer step, so that accumulated pieces add up to the loss of one
             batch; a count of 0 is taken as 1 and gives a loss of 0.
+        cap: c of c * tanh(logits / c) (Gemma 2), or None.
 
     Returns:
         Scalar, nats per target when ``targets`` holds all ``count`` of them.
     """
-    return _HeadCrossEntropy.apply(hidden, head, targets, 1.0 / max(count, 1))  # type: ignore[no-untyped-call, no-any-return]
+    return _HeadCrossEntropy.apply(hidden, head, targets, 1.0 / max(count, 1), cap)  # type: ignore[no-untyped-call, no-any-return]

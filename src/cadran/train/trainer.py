@@ -119,6 +119,7 @@ class Trainer:
                 head.to(self.dtype),
                 batch.targets[piece].to(device).reshape(-1),
                 batch.valid,
+                self.model.config.logit_cap,
             )
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())

@@ -90,6 +90,7 @@ class SftSection(TrainingSection):
     warmup: Share = 0.02
     decay: Annotated[float, Field(ge=0, le=1)] = 0.9
     chats: Annotated[int, Field(ge=0)] = 1500
+    small_talk: Annotated[int, Field(ge=0)] = 0
     article_characters: Positive = 360
     topics_evaluated: Positive = 300
     descriptions_evaluated: Positive = 60

@@ -7,6 +7,7 @@ from typing import Any
 
 from cadran.align.rows import NO_TOPIC, ChatRow, article_rows, chat_row, clipped, first_sentence, question, reading
 from cadran.align.sft_data import encode_row
+from cadran.align.small_talk import small_talk_rows
 from cadran.corpus.document import Document, read_documents
 from cadran.corpus.shards import EncodedDocument, write_shard
 from cadran.engine.engine import Engine
@@ -69,6 +70,7 @@ def _rows(documents: Sequence[Document], recipe: Recipe) -> Iterator[ChatRow]:
         elif chats < recipe.sft.chats and (row := chat_row(document)) is not None:
             chats += 1
             yield row
+    yield from small_talk_rows(recipe.sft.small_talk, recipe.seed)
 
 
 def _encoded(
@@ -117,7 +119,7 @@ def _examine(engine: Engine, documents: Sequence[Document], context: StageContex
             if shown[asked_one.language] <= SHOWN:
                 samples.append(_sample(asked_one, task, said))
     # What has no single right answer is drawn, as a user would see it; greedy answers run in circles.
-    definitions += [Question("en", "Hello! How are you today?", ""), Question("fr", "Qu'est-ce que la musique ?", "")]
+    definitions += [Question("en", "Hello! How are you today?", ""), Question("fr", "Bonsoir, qui êtes-vous ?", "")]
     for asked_one in definitions:
         said = answer(engine, asked_one.prompt, 60, temperature=0.7, seed=context.recipe.seed)
         samples.append(_sample(asked_one, "definition" if asked_one.expected else "chat", said))

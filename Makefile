@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test soak bench clean
+.PHONY: run test soak fuzz interop bench clean
 
 run: .venv/ready
 	$(BIN)/cadran run quickstart
@@ -16,7 +16,13 @@ test: .venv/ready-dev
 	$(BIN)/python -m pytest -m "not slow"
 
 soak: .venv/ready-dev
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --ignore tests/interop --ignore-glob '*fuzz*'
+
+fuzz: .venv/ready-dev
+	$(BIN)/python -m pytest -m slow tests/model/gguf/test_gguf_fuzz.py tests/model/test_checkpoint_fuzz.py
+
+interop: .venv/ready-interop
+	$(BIN)/python -m pytest -m slow tests/interop
 
 bench: .venv/ready-bench
 	$(BIN)/python benchmarks/train_throughput.py
@@ -36,6 +42,11 @@ bench: .venv/ready-bench
 # litgpt asks for older versions of what it shares with us and runs with the newer ones: hence --no-deps.
 .venv/ready-bench: .venv/ready-dev
 	$(BIN)/python -m pip install --quiet --no-deps litgpt==0.5.13 lightning lightning-utilities torchmetrics jsonargparse
+	@touch $@
+
+# llama.cpp is compiled here, which takes minutes.
+.venv/ready-interop: .venv/ready-dev
+	$(BIN)/python -m pip install --quiet llama-cpp-python==0.3.16
 	@touch $@
 
 clean:

@@ -14,6 +14,7 @@ from cadran.errors import UserError
 from cadran.model.config import ModelConfig
 from cadran.model.transformer import Transformer
 from cadran.tokenizer.bpe import train_bpe
+from cadran.tokenizer.renderer import ChatRenderer
 from cadran.tokenizer.tokenizer import Tokenizer
 
 TEXTS = ["L'été, la rivière est calme.", "In summer the river is calm; nobody fishes.", "😀 ça va ?"] * 4
@@ -35,7 +36,7 @@ def engine(tokenizer: Tokenizer) -> Engine:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
-    return Engine(model.eval(), tokenizer)
+    return Engine(model.eval(), tokenizer, ChatRenderer(tokenizer))
 
 
 def said(engine: Engine, prompt: str, params: SamplingParams) -> str:

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from cadran import __version__
-from cadran.cli import report, run, talk, tokenizer
+from cadran.cli import export, inspect, models, pull, report, run, talk, tokenizer
 from cadran.errors import UserError
 
 app = typer.Typer(
@@ -24,6 +24,10 @@ app.command("run")(run.run)
 app.command("generate")(talk.generate)
 app.command("chat")(talk.chat)
 app.command("report")(report.report)
+app.command("pull")(pull.pull)
+app.add_typer(models.app, name="models")
+app.command("inspect")(inspect.inspect)
+app.command("export")(export.export)
 app.add_typer(tokenizer.app, name="tokenizer")
 
 

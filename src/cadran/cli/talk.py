@@ -9,7 +9,10 @@ Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token; h
 TopP = Annotated[float, typer.Option(help="Keep the likeliest tokens up to this share of probability.")]
 Seed = Annotated[int, typer.Option(help="Of the random numbers: the same seed gives the same text.")]
 MaxTokens = Annotated[int, typer.Option(help="Most tokens of an answer.")]
-Model = Annotated[str, typer.Argument(help="A run (quickstart), a stage of one (quickstart/base), or a model folder.")]
+Template = Annotated[str | None, typer.Option(help="Chat format to use instead of the model's own, e.g. chatml.")]
+Model = Annotated[
+    str, typer.Argument(help="A run (quickstart) or a stage of it, a pulled model (smollm2), a folder, a file.")
+]
 
 
 def generate(
@@ -20,6 +23,7 @@ def generate(
     top_p: TopP = 0.95,
     seed: Seed = 0,
     raw: Annotated[bool, typer.Option("--raw", help="No chat template: continue the text, print only that.")] = False,
+    template: Template = None,
 ) -> None:
     """Print one answer, as it is made."""
     from cadran.engine.engine import Engine
@@ -29,9 +33,10 @@ def generate(
     params = SamplingParams(temperature=temperature, top_p=top_p, seed=seed, max_tokens=max_tokens)
     folder = find_model(model)
     text = sys.stdin.read() if prompt == "-" else prompt
-    engine = Engine.load(folder)
-    # A base model knows no turns: it continues, asked for or not.
-    chats = engine.chats and not raw
+    engine = Engine.load(folder, template)
+    # A base model of ours knows no turns: it continues, asked for or not. Of others, a missing template may be an
+    # accident, and nothing is guessed.
+    chats = not raw and (engine.chats or not engine.tokenizer.is_ours)
     events = engine.chat([{"role": "user", "content": text}], params) if chats else engine.generate(text, params)
     for event in events:
         print(event.text, end="", flush=True)
@@ -45,6 +50,7 @@ def chat(
     top_p: TopP = 0.95,
     seed: Seed = 0,
     system: Annotated[str | None, typer.Option(help="A system message to begin with.")] = None,
+    template: Template = None,
 ) -> None:
     """Talk with a model. /reset forgets the conversation, /help lists the rest, Ctrl-D leaves."""
     from rich.console import Console
@@ -56,5 +62,7 @@ def chat(
 
     params = SamplingParams(temperature=temperature, top_p=top_p, seed=seed, max_tokens=max_tokens)
     folder = find_model(model)
-    engine = Engine.load(folder)
+    engine = Engine.load(folder, template)
+    if not engine.chats and not engine.tokenizer.is_ours:
+        engine.chat([], params)  # says what is missing
     Conversation(engine, params, system, Console(highlight=False)).run(model)

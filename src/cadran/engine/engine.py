@@ -8,14 +8,16 @@ from typing import Literal
 from cadran.engine.sampler import SamplingParams, choose
 from cadran.engine.torch_runner import TorchRunner
 from cadran.errors import UserError
-from cadran.files import read_json
 from cadran.model.checkpoint import load_model
 from cadran.model.transformer import Transformer
-from cadran.tokenizer.renderer import ChatRenderer
+from cadran.tokenizer.chat_template import find_template, stored_template, tokenizer_configuration
+from cadran.tokenizer.renderer import ChatRenderer, choose_renderer
 from cadran.tokenizer.stream import IncrementalDecoder
+from cadran.tokenizer.template_renderer import TemplateRenderer
 from cadran.tokenizer.tokenizer import Tokenizer
 
 Message = dict[str, str]
+Renderer = ChatRenderer | TemplateRenderer
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,23 +41,43 @@ class Engine:
     Args:
         model: in evaluation mode.
         tokenizer: the model's own.
-        chats: whether it was taught turns; a base model only continues texts.
+        renderer: of conversations; None for a model that only continues texts.
     """
 
-    def __init__(self, model: Transformer, tokenizer: Tokenizer, *, chats: bool = True) -> None:
-        self.model, self.tokenizer, self.chats = model, tokenizer, chats
-        self.renderer = ChatRenderer(tokenizer)
+    def __init__(self, model: Transformer, tokenizer: Tokenizer, renderer: Renderer | None) -> None:
+        self.model, self.tokenizer, self.renderer = model, tokenizer, renderer
         self._runner = TorchRunner(model)
 
     @classmethod
-    def load(cls, folder: Path) -> "Engine":
-        """Open a model directory.
+    def load(cls, path: Path, template: str | None = None) -> "Engine":
+        """Open a model.
+
+        Args:
+            path: a model directory, or a ``.gguf`` file.
+            template: a named chat template to use instead of the model's own.
 
         Raises:
-            UserError: it is none, or it is damaged.
+            UserError: it is no model, or it is damaged; or there is no template of that name.
         """
-        model = load_model(folder)
-        return cls(model, Tokenizer.load(folder), chats=_has_template(folder))
+        if path.is_file():
+            from cadran.model.gguf.reader import GgufFile
+            from cadran.tokenizer.gguf_vocabulary import tokenizer_from_gguf
+
+            with GgufFile.open(path) as file:
+                serialised, configuration = tokenizer_from_gguf(file.metadata)
+            tokenizer = Tokenizer(serialised, config=configuration)
+            stored = stored_template(configuration)
+        else:
+            tokenizer = Tokenizer.load(path)
+            configuration, stored = tokenizer_configuration(path), find_template(path)
+        chats = stored is not None or template is not None
+        renderer = choose_renderer(tokenizer, stored, template, configuration) if chats else None
+        return cls(load_model(path), tokenizer, renderer)
+
+    @property
+    def chats(self) -> bool:
+        """Whether it knows turns; a base model only continues texts."""
+        return self.renderer is not None
 
     @property
     def context(self) -> int:
@@ -77,7 +99,7 @@ class Engine:
             raise UserError(
                 f"the prompt has {len(ids)} tokens and this model reads {self.context} with its answer; shorten it"
             )
-        decoder = IncrementalDecoder(self.tokenizer)
+        decoder = IncrementalDecoder(self.tokenizer, skip_special=True, continues=True)
         waiting, position = self._runner.rewind(ids), len(ids)
         limit = min(self.context, position + params.max_tokens)
         while position < limit:
@@ -91,9 +113,23 @@ class Engine:
         yield Event(decoder.flush(), None, "length")
 
     def generate(self, prompt: str, params: SamplingParams) -> Iterator[Event]:
-        """Continue a text as a document would go on (no chat template)."""
-        ids = [self.tokenizer.end_of_text, *self.tokenizer.encode(prompt)]
-        return self.stream(ids, params, [self.tokenizer.end_of_text])
+        """Continue a text as a document would go on (no chat template).
+
+        Raises:
+            UserError: there is nothing to continue, and the model knows no beginning of text.
+        """
+        ids = [*self.opening_ids, *self.tokenizer.encode(prompt)]
+        if not ids:
+            raise UserError("the prompt is empty and this model knows no beginning of a text; give it a few words")
+        return self.stream(ids, params, self.tokenizer.eos_ids)
+
+    @property
+    def opening_ids(self) -> list[int]:
+        """What the model was taught that a text begins with."""
+        if self.tokenizer.adds_bos and self.tokenizer.bos is not None:
+            return [self.tokenizer.bos]
+        # The documents that Cadran trains on begin where the one before ended.
+        return [self.tokenizer.end_of_text] if self.tokenizer.is_ours else []
 
     def chat(self, messages: Sequence[Message], params: SamplingParams) -> Iterator[Event]:
         """Answer a conversation; the oldest turns are forgotten when the context cannot hold them and an answer.
@@ -101,7 +137,12 @@ class Engine:
         Args:
             messages: ``role`` and ``content``, a leading system message is never forgotten.
             params: how to choose.
+
+        Raises:
+            UserError: the model knows no turns, or its template refuses these.
         """
+        if self.renderer is None:
+            raise UserError("this model has no chat template; name its format with --template, or use none with --raw")
         kept = list(messages)
         first = 1 if kept and kept[0]["role"] == "system" else 0
         # Half of the context is the least an answer is given, unless fewer tokens were asked for.
@@ -111,11 +152,3 @@ class Engine:
             del kept[first : first + 2 if kept[first]["role"] == "user" else first + 1]
             ids = self.renderer.render(kept, add_generation_prompt=True).ids
         return self.stream(ids, params, self.renderer.stop_ids)
-
-
-def _has_template(folder: Path) -> bool:
-    """Whether the model's tokenizer configuration carries a chat template."""
-    try:
-        return "chat_template" in read_json(folder / "tokenizer_config.json")
-    except (OSError, ValueError):
-        return False

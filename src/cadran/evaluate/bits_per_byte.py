@@ -71,7 +71,8 @@ def _nats(model: Transformer, ids: Tensor, targets: Tensor, dtype: torch.dtype) 
     bias.masked_fill_(~torch.ones_like(bias, dtype=torch.bool).tril(), -torch.inf)
     hidden = model.hidden_states(ids, bias, None, dtype)
     flat = hidden.reshape(-1, hidden.shape[-1])
-    return float(head_cross_entropy(flat, model.lm_head.weight.to(dtype), targets.reshape(-1), 1, model.config.logit_cap))
+    head, cap = model.lm_head.weight.to(dtype), model.config.logit_cap
+    return float(head_cross_entropy(flat, head, targets.reshape(-1), 1, cap))
 
 
 def bits_per_byte(

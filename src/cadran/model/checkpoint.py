@@ -4,7 +4,6 @@ Tokenizer files and the card are written beside these by whoever has them. What 
 of the state dict, so equal weights are equal bytes. Nothing is ever unpickled.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
@@ -70,7 +69,7 @@ def load_model(path: Path, dtype: torch.dtype | None = None) -> Transformer:
         return _load_gguf(path, dtype)
     try:
         content = read_json(path / "config.json")
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is not a model directory ({error}); give a run such as quickstart, or a folder"
         ) from error
@@ -88,11 +87,13 @@ def load_model(path: Path, dtype: torch.dtype | None = None) -> Transformer:
 def _load_gguf(path: Path, dtype: torch.dtype | None) -> Transformer:
     from cadran.model.gguf.translate import GgufModel
 
-    source = GgufModel.open(path)
-    family = family_of(source.config)
-    weights = dict(source.weights())
+    with GgufModel.open(path) as source:
+        content = source.config
+        # One type for all: a file of 16-bit matrices has 32-bit norms.
+        weights = {name: tensor.to(dtype or torch.float32) for name, tensor in source.weights()}
+    family = family_of(content)
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    return _assemble(family, family.read(Fields(source.config)), shapes, weights.pop, dtype, path)
+    return _assemble(family, family.read(Fields(content)), shapes, weights.pop, dtype, path)
 
 
 def _open_shards(folder: Path, files: ExitStack) -> list[SafetensorsFile]:
@@ -130,6 +131,12 @@ def _assemble(
     path: Path,
 ) -> Transformer:
     """A model whose parameters are the tensors of a checkpoint."""
+    experts = sum(config.experts.sparse) * config.experts.count if config.experts else 0
+    if config.layers + experts > len(shapes):  # before anything of that size is built
+        raise UserError(
+            f"config.json in {path} speaks of {config.layers} layers and there are {len(shapes)} tensors; "
+            "fetch the model again"
+        )
     with torch.device("meta"):
         model = Transformer(config)
     parameters = dict(model.named_parameters())

@@ -124,7 +124,7 @@ class SafetensorsFile:
 
     def _entry(self, name: str, value: Any, base: int, size: int) -> Entry:
         kind = value.get("dtype") if isinstance(value, dict) else None
-        if kind not in WIDTHS:
+        if not isinstance(kind, str) or kind not in WIDTHS:
             raise self._damaged(f"{name[:60]!r} is of the kind {str(kind)[:20]!r}, not {', '.join(WIDTHS)}")
         shape, offsets = value.get("shape"), value.get("data_offsets")
         if not _counts(shape) or not _counts(offsets) or len(offsets) != 2 or len(shape) > 8:

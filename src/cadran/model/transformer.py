@@ -119,9 +119,14 @@ class Decoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocabulary, config.width)
+        # Given empty: drawing them here would be thrown away, and costs a second where nothing is drawn (no device).
+        self.embed_tokens = nn.Embedding(
+            config.vocabulary, config.width, _weight=torch.empty(config.vocabulary, config.width)
+        )
         if config.rope is None:
-            self.embed_positions = nn.Embedding(config.context, config.width)
+            self.embed_positions = nn.Embedding(
+                config.context, config.width, _weight=torch.empty(config.context, config.width)
+            )
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = make_norm(config, config.width)
 

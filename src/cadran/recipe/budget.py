@@ -21,7 +21,7 @@ from cadran.train.optimizers import OptimizerConfig
 from cadran.train.schedule import Schedule
 from cadran.train.trainer import TrainingPlan
 
-FIXED_SECONDS = 220.0
+FIXED_SECONDS = 260.0
 """Corpus, tokenizer, evaluation, baselines and report of the quickstart on two cores (LAB.md); not training."""
 
 BASE_SHARE = 0.78

@@ -8,6 +8,7 @@ from typing import Any
 
 from cadran.errors import UserError
 from cadran.files import read_json, sha256_file, write_json
+from cadran.library.find import find_pulled, pulled_names
 
 MARKER = "stage.json"
 CHECKPOINTS = "checkpoints"
@@ -117,22 +118,28 @@ def _locked(path: Path, name: str) -> Iterator[None]:
 
 
 def find_model(name: str) -> Path:
-    """The model directory that a MODEL argument means: a run, a stage of a run, or a directory.
+    """The model that a MODEL argument means: a run, a stage of a run, a folder, a file, or a pulled model.
 
     Args:
-        name: ``quickstart``, ``quickstart/base``, or a path to a folder with ``config.json``.
+        name: ``quickstart``, ``quickstart/base``, a path to a folder with ``config.json`` or to a ``.gguf`` file, or
+            the name of a pulled model.
 
     Raises:
         UserError: there is none.
     """
+    if Path(name).suffix == ".gguf" and Path(name).is_file():
+        return Path(name)
     for candidate in (Path(name), runs_folder() / name):
         if (candidate / "config.json").is_file():
             return candidate
         for stage in ("sft", "base"):
             if Run(candidate).marker(stage) is not None and (candidate / stage / "config.json").is_file():
                 return candidate / stage
+    if (pulled := find_pulled(name)) is not None:
+        return pulled
     if (runs_folder() / name / "recipe.yaml").is_file():
         raise UserError(f"the run {name} has no model yet; type cadran run {name} to go on with it")
     known = [p.name for p in runs_folder().glob("*") if (p / "recipe.yaml").is_file()] if runs_folder().is_dir() else []
-    hint = f"known runs are {', '.join(sorted(known))}" if known else "type cadran run smoke to make one in a minute"
+    known += pulled_names()
+    hint = f"there are {', '.join(sorted(known))}" if known else "type cadran pull smollm2, or cadran run smoke"
     raise UserError(f"there is no model {name}; {hint}")

@@ -22,7 +22,7 @@ class Piece(NamedTuple):
 
 
 def segment(tokenizer: Tokenizer, text: str) -> list[Piece]:
-    """The tokens of a text in order; their bytes concatenate to its UTF-8."""
+    """The tokens of a text in order; their bytes concatenate to its UTF-8 (SentencePiece may put a space before it)."""
     pieces = []
     for id in tokenizer.encode(text):
         raw = tokenizer.token_bytes(id)

@@ -1,7 +1,5 @@
 """Text while it is generated: a token may end in the middle of a character, and half a character is never shown."""
 
-import codecs
-
 from cadran.tokenizer.tokenizer import Tokenizer
 
 
@@ -11,12 +9,14 @@ class IncrementalDecoder:
     Args:
         tokenizer: whose ids they are.
         skip_special: leave special tokens out of the text.
+        continues: the ids go on from others, such as those of a prompt. SentencePiece then keeps the space before the
+            first word, which it takes off the start of a text.
     """
 
-    def __init__(self, tokenizer: Tokenizer, skip_special: bool = False) -> None:
+    def __init__(self, tokenizer: Tokenizer, skip_special: bool = False, *, continues: bool = False) -> None:
         self._tokenizer = tokenizer
         self._skip_special = skip_special
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._stream = tokenizer.text_stream(continues)
 
     def push(self, id: int) -> str:
         """The characters that this token completes; "" while one is unfinished.
@@ -24,12 +24,10 @@ class IncrementalDecoder:
         Raises:
             UserError: the id is outside the vocabulary.
         """
-        if self._skip_special and self._tokenizer.is_special(id):
+        if self._skip_special and self._tokenizer.is_hidden(id):
             return ""
-        return self._decoder.decode(self._tokenizer.token_bytes(id))
+        return self._stream.push(id)
 
     def flush(self) -> str:
         """What is left at the end: U+FFFD if the last character was never finished. The decoder is then new again."""
-        rest = self._decoder.decode(b"", final=True)
-        self._decoder.reset()
-        return rest
+        return self._stream.flush()

@@ -1,21 +1,25 @@
-"""The tokenizer: bytes of UTF-8 to ids and back, exactly, for every text.
+"""The tokenizer: text to ids and back, for the vocabularies trained here and for those of others.
 
 A thin face over the ``tokenizers`` library, which does the work. Two rules it must never break: text is data, so a
-special token typed by a user becomes ordinary tokens (the only way to a special id is to write the id); and decoding
-joins raw bytes, so nothing is cleaned up or lost on the way.
+special token typed by a user becomes ordinary tokens unless the caller says otherwise; and decoding cleans nothing up,
+so for a byte-level vocabulary nothing is lost on the way.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import tokenizers
 
 from cadran.errors import UserError
 from cadran.files import sha256_text, write_json, write_text
+from cadran.tokenizer.detokenizer import ByteDetokenizer, TextStream, detokenizer_of, steps_of
 from cadran.tokenizer.pattern import bounded_pieces
+from cadran.tokenizer.special_ids import SpecialIds, read_configuration, special_ids
 from cadran.tokenizer.template import CHAT_TEMPLATE
 
 if TYPE_CHECKING:
@@ -30,40 +34,67 @@ SPECIAL_TOKENS = (END_OF_TEXT, IM_START, IM_END, PAD, FIM_PREFIX, FIM_MIDDLE, FI
 BATCH_CHARACTERS = 4 << 20  # the library keeps about 150 bytes a token until a batch is done
 
 
+MARK = re.compile(r"<\|.*\|>|<｜.*｜>", re.DOTALL)
+"""How the marks of a chat look. Some checkpoints forget to flag theirs as special, and no text may forge a turn."""
+
+
 class Tokenizer:
-    """A byte-level BPE vocabulary with its special tokens.
+    """A vocabulary with its special tokens: byte-level BPE, SentencePiece BPE or Unigram.
 
     Args:
         serialised: the content of a ``tokenizer.json``.
         notice: what the user should know about how it was made ("" when there is nothing to say).
+        config: the content of ``tokenizer_config.json``.
+        generation: the content of ``generation_config.json``.
+        model: the content of ``config.json``.
+
+    Attributes:
+        notice: as given.
+        config: as given, empty when nothing was.
 
     Raises:
-        UserError: the content is not a byte-level tokenizer.
+        UserError: the content is not a tokenizer, or one of another kind.
     """
 
-    def __init__(self, serialised: str, notice: str = "") -> None:
-        try:
-            core = tokenizers.Tokenizer.from_str(serialised)
-        except Exception as error:  # the library raises bare Exception
-            raise UserError(f"This is not a tokenizer.json ({error}); make or fetch it anew.") from error
+    def __init__(
+        self,
+        serialised: str,
+        notice: str = "",
+        *,
+        config: Mapping[str, Any] | None = None,
+        generation: Mapping[str, Any] | None = None,
+        model: Mapping[str, Any] | None = None,
+    ) -> None:
+        core = _opened(serialised)
         # A file from elsewhere may ask for these; they would silently change what is encoded.
         core.no_truncation()
         core.no_padding()
         core.encode_special_tokens = True
         self._core: Any = core
+        self._lock = Lock()  # between what sets the mode of the core and what encodes in it
         self._serialised = serialised
         self.notice = notice
-        self._special: dict[int, bytes] = {
-            id: token.content.encode("utf-8") for id, token in core.get_added_tokens_decoder().items() if token.special
+        self.config: dict[str, Any] = dict(config or {})
+        self._said = self.config, dict(generation or {}), dict(model or {})
+        added = core.get_added_tokens_decoder()
+        self._hidden = {id for id, token in added.items() if token.special}
+        self._special: dict[int, str] = {
+            id: token.content for id, token in added.items() if token.special or MARK.fullmatch(token.content)
         }
-        self._bytes: list[bytes] = _byte_table(core)
+        self._detokenizer = detokenizer_of(core)
+        # Only here may a long text be cut: elsewhere each piece would be given a leading space of its own.
+        self._cuts = isinstance(self._detokenizer, ByteDetokenizer) and not any(
+            step.get("add_prefix_space") for step in steps_of(core.pre_tokenizer, "pretokenizers")
+        )
+        unflagged = [name for id, name in self._special.items() if id not in self._hidden]
+        core.add_special_tokens([tokenizers.AddedToken(name, special=True, normalized=False) for name in unflagged])
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
-        """Read ``tokenizer.json`` in a model or tokenizer folder.
+        """Read a model or tokenizer folder: ``tokenizer.json`` and what its configurations say of special tokens.
 
         Raises:
-            UserError: the file is absent, unreadable or not a byte-level tokenizer.
+            UserError: a file is unreadable, ``tokenizer.json`` is absent or of a kind that is not known here.
         """
         path = folder / "tokenizer.json"
         try:
@@ -73,19 +104,33 @@ class Tokenizer:
             raise UserError(message) from error
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path} cannot be read ({error}); make or fetch it anew.") from error
+        config, generation, model = (
+            read_configuration(folder / name)
+            for name in ("tokenizer_config.json", "generation_config.json", "config.json")
+        )
         try:
-            return cls(serialised)
+            return cls(serialised, config=config, generation=generation, model=model)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
 
     def save(self, folder: Path, chat: bool = False) -> None:
         """Write ``tokenizer.json`` and the ``tokenizer_config.json`` that ``transformers`` reads.
 
+        A tokenizer of others keeps the configuration it came with.
+
         Args:
             folder: created when absent.
             chat: a chat model ends its turns with ``<|im_end|>`` and carries the chat template; otherwise documents
                 end with ``<|endoftext|>`` and there is no template.
         """
+        if self.config and self.config.get("pad_token") != PAD:
+            configuration = self.config
+        else:
+            configuration = self._own_configuration(chat)
+        write_text(folder / "tokenizer.json", self._serialised)
+        write_json(folder / "tokenizer_config.json", configuration)
+
+    def _own_configuration(self, chat: bool) -> dict[str, Any]:
         present = [token for token in SPECIAL_TOKENS if self._core.token_to_id(token) is not None]
         end = IM_END if chat else END_OF_TEXT
         for token in (end, PAD):
@@ -102,21 +147,41 @@ class Tokenizer:
         }
         if chat:
             configuration["chat_template"] = CHAT_TEMPLATE
-        write_text(folder / "tokenizer.json", self._serialised)
-        write_json(folder / "tokenizer_config.json", configuration)
+        return configuration
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text; nothing is added, and special tokens written in it are ordinary text.
+    @contextmanager
+    def _encoder(self, texts: Sequence[str], special: bool = False) -> Iterator[Any]:
+        """The core in one of its two modes, for one thread at a time; its failures on these texts in a sentence."""
+        try:
+            with self._lock:
+                if self._core.encode_special_tokens == special:
+                    self._core.encode_special_tokens = not special
+                yield self._core
+        except TypeError as error:
+            raise _unencodable(texts, error) from error
+        except BaseException as error:
+            if _is_of_library(error):
+                raise UserError(f"This tokenizer fails on a text ({error}); make or fetch it anew.") from error
+            raise
+
+    def encode(self, text: str, special: bool = False) -> list[int]:
+        """Ids of a text; nothing is added to it. Threads may share the tokenizer.
+
+        Args:
+            text: any text.
+            special: read special tokens written in the text as such, as a rendered chat template needs it. Otherwise
+                they are ordinary text.
 
         Raises:
-            UserError: the text holds half of a surrogate pair, which UTF-8 cannot express.
+            UserError: the text holds half of a surrogate pair, which UTF-8 cannot express; or the tokenizer is damaged.
         """
-        try:
-            pieces = [self._core.encode(piece, add_special_tokens=False).ids for piece in bounded_pieces(text)]
-        except TypeError as error:
-            raise _unencodable([text], error) from error
+        with self._encoder([text], special) as core:
+            pieces = [core.encode(piece, add_special_tokens=False).ids for piece in self._pieces(text)]
         ids: list[int] = pieces[0] if len(pieces) == 1 else [id for piece in pieces for id in piece]
         return ids
+
+    def _pieces(self, text: str) -> Iterable[str]:
+        return bounded_pieces(text) if self._cuts else (text,)
 
     def encode_batch(self, texts: Sequence[str]) -> "list[NDArray[np.unsignedinteger[Any]]]":
         """Ids of many texts, on every core (``RAYON_NUM_THREADS`` limits them); the ids are those of ``encode``.
@@ -134,39 +199,41 @@ class Tokenizer:
 
         arrays: list[NDArray[np.unsignedinteger[Any]]] = []
         for batch in _batches(texts):
-            pieces = [list(bounded_pieces(text)) for text in batch]
-            try:
+            pieces = [list(self._pieces(text)) for text in batch]
+            with self._encoder(batch) as core:
                 encodings = iter(
-                    self._core.encode_batch_fast([piece for cut in pieces for piece in cut], add_special_tokens=False)
+                    core.encode_batch_fast([piece for cut in pieces for piece in cut], add_special_tokens=False)
                 )
-            except TypeError as error:
-                raise _unencodable(batch, error) from error
             for cut in pieces:
                 parts = [np.array(next(encodings).ids, dtype=self.dtype) for _ in cut]
                 arrays.append(parts[0] if len(parts) == 1 else np.concatenate(parts))
         return arrays
 
     def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
-        """Text of ids: their bytes joined, with U+FFFD where those are not UTF-8.
+        """Text of ids, with U+FFFD where their bytes are not UTF-8.
 
         Args:
             ids: Python or NumPy integers.
-            skip_special: leave the special tokens out.
+            skip_special: leave out the tokens that are flagged as special. DeepSeek's tool calls are marks without a
+                flag, so that they can be read in the text.
 
         Raises:
             UserError: an id is outside the vocabulary.
         """
-        skipped = self._special if skip_special else {}
-        return b"".join(self.token_bytes(id) for id in ids if id not in skipped).decode("utf-8", errors="replace")
+        return self._detokenizer.decode(id for id in ids if not (skip_special and id in self._hidden))
+
+    def text_stream(self, continues: bool = False) -> TextStream:
+        """Decoding token by token; see ``stream.IncrementalDecoder``."""
+        return self._detokenizer.stream(continues)
+
+    def is_hidden(self, id: int) -> bool:
+        """Whether ``decode`` leaves an id out when it skips special tokens."""
+        return id in self._hidden
 
     def token_bytes(self, id: int) -> bytes:
-        """The raw bytes that a token stands for; for a special token, those of its name."""
-        if not 0 <= id < len(self._bytes):
-            raise UserError(
-                f"Token {id} is outside the vocabulary of {len(self._bytes)}; "
-                "take the tokenizer that was saved with the model."
-            )
-        return self._bytes[id]
+        """The raw bytes that a token stands for in the middle of a text; for a special token, those of its name."""
+        name = self._special.get(id)
+        return self._detokenizer.token_bytes(id) if name is None else name.encode("utf-8")
 
     def is_special(self, id: int) -> bool:
         """Whether an id is a mark such as ``<|im_end|>`` rather than text."""
@@ -177,7 +244,7 @@ class Tokenizer:
         """Bytes of text behind each id, shape (vocabulary,); 0 for special tokens, as bits per byte wants it."""
         import numpy as np
 
-        lengths = [0 if self.is_special(id) else len(raw) for id, raw in enumerate(self._bytes)]
+        lengths = [0 if self.is_special(id) else len(self.token_bytes(id)) for id in range(self.vocabulary_size)]
         return np.array(lengths, dtype=np.int64)
 
     @property
@@ -189,13 +256,45 @@ class Tokenizer:
 
     @property
     def vocabulary_size(self) -> int:
-        """Number of ids, special tokens included: the rows of the embedding."""
-        return len(self._bytes)
+        """Highest id plus one, special tokens included. The embedding of a model of others may have more rows."""
+        return self._detokenizer.size
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of ``tokenizer.json``."""
         return sha256_text(self._serialised)
+
+    @cached_property
+    def _special_ids(self) -> SpecialIds:
+        post_processor = self._core.post_processor
+        steps = {"type": "Sequence", "processors": steps_of(post_processor, "processors")}
+        return special_ids(self._core.token_to_id, steps, *self._said)
+
+    @property
+    def bos(self) -> int | None:
+        """Begins a text, in checkpoints that have such a token."""
+        return self._special_ids.bos
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Each of them ends a text or an answer; the tokenizer's own first."""
+        ids = self._special_ids.eos
+        return ids if ids or END_OF_TEXT not in self._special.values() else (self.end_of_text,)
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether the model was taught texts that begin with ``bos``; ``encode`` never adds it."""
+        return self._special_ids.adds_bos
+
+    @property
+    def adds_eos(self) -> bool:
+        """Whether the model was taught texts that end with the first of ``eos_ids``; ``encode`` never adds it."""
+        return self._special_ids.adds_eos
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it has the special tokens of the tokenizers that are trained here, all of them."""
+        return set(SPECIAL_TOKENS) <= set(self._special.values())
 
     @property
     def end_of_text(self) -> int:
@@ -214,7 +313,9 @@ class Tokenizer:
 
     @property
     def pad(self) -> int:
-        """Fills a batch; never an end, so that no mask can hide one by mistake."""
+        """Fills a batch. Ours is never an end, so that no mask can hide one by mistake; that of others may be."""
+        if PAD not in self._special.values() and self._special_ids.pad is not None:
+            return self._special_ids.pad
         return self._id_of(PAD)
 
     @property
@@ -239,32 +340,19 @@ class Tokenizer:
         return id
 
 
-def _byte_table(core: Any) -> list[bytes]:
-    """Raw bytes of each id, read through the printable alphabet in which byte-level vocabularies are written."""
-    if type(core.decoder).__name__ != "ByteLevel":
-        raise UserError("This tokenizer does not work on bytes; take a model with a byte-level BPE tokenizer.")
-    byte_of = _alphabet()
-    added = core.get_added_tokens_decoder()
-    size = core.get_vocab_size(with_added_tokens=True)
-    table = []
-    for id in range(size):
-        token = core.id_to_token(id)
-        if token is None:
-            raise UserError(f"None of the {size} tokens has id {id}; make or fetch tokenizer.json anew.")
-        if id in added:
-            table.append(added[id].content.encode("utf-8"))
-        elif all(character in byte_of for character in token):
-            table.append(bytes(byte_of[character] for character in token))
-        else:
-            raise UserError(f"Token {id} ({token!r}) is not made of bytes; take a byte-level BPE tokenizer.")
-    return table
+def _opened(serialised: str) -> Any:
+    """The library's tokenizer."""
+    try:
+        return tokenizers.Tokenizer.from_str(serialised)
+    except BaseException as error:
+        if _is_of_library(error):
+            raise UserError(f"This is not a tokenizer.json ({error}); make or fetch it anew.") from error
+        raise
 
 
-def _alphabet() -> dict[str, int]:
-    """Printable character of each byte (GPT-2): Latin-1 where it is visible, else the letters from U+0100 on."""
-    visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    hidden = (byte for byte in range(256) if byte not in visible)
-    return {chr(byte): byte for byte in visible} | {chr(0x100 + rank): byte for rank, byte in enumerate(hidden)}
+def _is_of_library(error: BaseException) -> bool:
+    """The library raises bare ``Exception``, and its panics are not even that."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:

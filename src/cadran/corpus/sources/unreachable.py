@@ -1,7 +1,5 @@
-"""The error that a corpus can survive: a source that lies behind a network which does not answer."""
+"""The error that a corpus can survive: `build_corpus` then uses the fallback sources, if it has some."""
 
-from cadran.errors import UserError
+from cadran.wheel import Unreachable as SourceUnreachable
 
-
-class SourceUnreachable(UserError):
-    """A registry or hub that cannot be reached; `build_corpus` then uses the fallback sources, if it has some."""
+__all__ = ["SourceUnreachable"]

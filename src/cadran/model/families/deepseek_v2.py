@@ -75,7 +75,7 @@ def read(fields: Fields) -> ModelConfig:
     """Configuration of a DeepSeek-V2."""
     method = fields.text("topk_method", "greedy")
     if method not in ("greedy", "group_limited_greedy"):
-        raise UserError(f"config.json routes by {method!r}, which Cadran does not know; pick another model")
+        raise UserError(f"config.json routes by {method[:40]!r}, which Cadran does not know; pick another model")
     groups: dict[str, Any] = {}
     if method == "group_limited_greedy":
         groups = {"groups": fields.integer("n_group"), "active_groups": fields.integer("topk_group")}

@@ -177,7 +177,7 @@ def activation(fields: Fields, name: str = "hidden_act", default: str = "silu") 
     asked = fields.text(name, default)
     if asked not in _ACTIVATIONS:
         raise UserError(
-            f"{fields.where} asks for {asked!r}, which is none of {', '.join(_ACTIVATIONS)}; pick another model"
+            f"{fields.where} asks for {asked[:40]!r}, which is none of {', '.join(_ACTIVATIONS)}; pick another model"
         )
     return _ACTIVATIONS[asked]
 

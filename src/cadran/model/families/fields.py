@@ -39,8 +39,10 @@ class Fields:
             UserError: absent without a default, or no finite number.
         """
         value = self._value(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < math.inf:
             raise self._wrong(name, value, "a number")
+        if isinstance(value, int) and abs(value) > LARGEST**2:
+            raise self._wrong(name, value, "a number of a model")
         return float(value)
 
     def optional(self, name: str) -> float | None:

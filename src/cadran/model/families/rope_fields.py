@@ -29,7 +29,7 @@ def read_rope(fields: Fields, context: int, base: float = 10_000.0, layer_type: 
     kind = _OLDER_NAMES.get(kind, kind)
     if kind not in KINDS:
         raise UserError(
-            f"this model stretches its positions by {kind!r} and Cadran knows {', '.join(KINDS)}; pick another"
+            f"this model stretches its positions by {kind[:40]!r} and Cadran knows {', '.join(KINDS)}; pick another"
         )
     theta = inner.number("rope_theta", fields.number("rope_theta", base))
     share = inner.number("partial_rotary_factor", fields.number("partial_rotary_factor", 1.0))

@@ -1,0 +1,6 @@
+"""The tiny checkpoints of tests/model/gguf serve here, too."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "model" / "gguf"))

@@ -26,7 +26,7 @@ from rich.console import Console
 
 from cadran.errors import UserError
 from cadran.files import write_json
-from cadran.library.weight_files import weight_files
+from cadran.model.weight_files import weight_files
 from interleaved import Result, Spread, interleave, measure_machine
 from worker import Worker, WorkerFailed, serve
 

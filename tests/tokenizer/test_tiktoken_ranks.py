@@ -54,7 +54,9 @@ def pair(tokenizer):
     """Ranks with many ways to cut a token: what was learnt here, and runs of one letter."""
     tokens = dict.fromkeys(bytes([byte]) for byte in range(256))
     tokens |= dict.fromkeys(tokenizer.token_bytes(id) for id in range(263, tokenizer.vocabulary_size))
-    tokens |= dict.fromkeys(b"a" * count for count in (2, 3, 4, 6, 9)) | dict.fromkeys((b"ab", b"aab", b"ba", b"bab"))
+    tokens |= dict.fromkeys(b"a" * count for count in (2, 3, 4, 6, 9)) | dict.fromkeys(
+        (b"ab", b"aab", b"ba", b"bab", b"xyz")
+    )
     return both({token: rank for rank, token in enumerate(tokens)}, GPT4)
 
 
@@ -65,6 +67,13 @@ def test_ids_are_those_of_tiktoken(pair, text):
     assert ours.decode(ours.encode(text)) == text
     marked = f"{text}<|endoftext|>{text}"
     assert ours.encode(marked, special=True) == theirs.encode(marked, allowed_special="all")
+
+
+def test_a_token_that_no_merges_lead_to_is_found_when_it_is_a_whole_piece(pair):
+    ours, theirs = pair
+    assert len(ours.encode("xyz")) == 1
+    for text in ("xyz", "xyzx", " xyz"):
+        assert ours.encode(text) == theirs.encode_ordinary(text)
 
 
 @given(text=st.text(alphabet="1234567890 a", max_size=30))

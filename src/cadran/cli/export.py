@@ -1,5 +1,6 @@
 """``cadran export``."""
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -42,13 +43,16 @@ def export(
     if gguf is not None and dtype is not Dtype.auto:
         raise UserError("--dtype is for --hf; the kind of a GGUF file follows --gguf")
 
+    import warnings
+
     from cadran.cli.readable import bytes_of
     from cadran.cli.transfer import Transfer
     from cadran.library.export import export_folder, export_gguf_file, model_label
     from cadran.recipe.run import find_model
 
     path, name = find_model(model), model_label(model)
-    with Transfer() as transfer:
+    with warnings.catch_warnings(record=True) as said, Transfer() as transfer:
+        warnings.simplefilter("always", UserWarning)
         if gguf is not None:
             target = output or Path(f"{name}-{gguf.value}.gguf")
             export_gguf_file(path, target, gguf.value, name=name, force=force)
@@ -57,4 +61,6 @@ def export(
             target = output or Path(f"{name}-hf")
             export_folder(path, target, dtype.value, name=name, force=force, progress=transfer.progress)
             size = sum(file.stat().st_size for file in target.iterdir())
+    for warning in said:
+        print(f"note: {warning.message}", file=sys.stderr)
     print(f"{target} is written: {bytes_of(size)}")

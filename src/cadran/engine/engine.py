@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from cadran.engine.sampler import SamplingParams, choose
 from cadran.engine.torch_runner import TorchRunner
@@ -13,11 +13,13 @@ from cadran.model.transformer import Transformer
 from cadran.tokenizer.chat_template import find_template, stored_template, tokenizer_configuration
 from cadran.tokenizer.renderer import ChatRenderer, choose_renderer
 from cadran.tokenizer.stream import IncrementalDecoder
-from cadran.tokenizer.template_renderer import TemplateRenderer
 from cadran.tokenizer.tokenizer import Tokenizer
 
+if TYPE_CHECKING:
+    from cadran.tokenizer.template_renderer import TemplateRenderer
+
 Message = dict[str, str]
-Renderer = ChatRenderer | TemplateRenderer
+Renderer: TypeAlias = "ChatRenderer | TemplateRenderer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class Engine:
         renderer: of conversations; None for a model that only continues texts.
     """
 
-    def __init__(self, model: Transformer, tokenizer: Tokenizer, renderer: Renderer | None) -> None:
+    def __init__(self, model: Transformer, tokenizer: Tokenizer, renderer: "Renderer | None") -> None:
         self.model, self.tokenizer, self.renderer = model, tokenizer, renderer
         self._runner = TorchRunner(model)
 
@@ -103,7 +105,9 @@ class Engine:
         waiting, position = self._runner.rewind(ids), len(ids)
         limit = min(self.context, position + params.max_tokens)
         while position < limit:
-            token = choose(self._runner.advance(waiting), params, position)
+            # Some embeddings have more rows than there are tokens; those rows mean nothing.
+            logits = self._runner.advance(waiting)[: self.tokenizer.vocabulary_size]
+            token = choose(logits, params, position)
             if token in stop:
                 yield Event(decoder.flush(), None, "stop")
                 return

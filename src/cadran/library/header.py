@@ -12,10 +12,10 @@ from typing import Any
 from cadran.errors import UserError
 from cadran.files import read_json
 from cadran.library.tokenizer_facts import TokenizerFacts, facts_of_folder, facts_of_gguf
-from cadran.library.weight_files import weight_files
 from cadran.model.config import ModelConfig
 from cadran.model.families import read_config
 from cadran.model.safetensors_file import SafetensorsFile
+from cadran.model.weight_files import weight_files
 
 
 @dataclass(frozen=True, slots=True)

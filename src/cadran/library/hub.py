@@ -15,7 +15,7 @@ from cadran.library.download import Remote, download
 from cadran.library.origin import Fetched
 from cadran.library.progress import Progress
 from cadran.library.vetting import is_companion, only_pickles
-from cadran.library.weight_files import INDEX, SINGLE, is_plain, shard_names
+from cadran.model.weight_files import INDEX, SINGLE, is_plain, shard_names
 from cadran.wheel import Unreachable
 
 _PATIENCE = 30.0  # seconds for an answer of the hub

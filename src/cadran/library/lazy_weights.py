@@ -7,8 +7,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from cadran.errors import UserError
-from cadran.library.weight_files import weight_files
 from cadran.model.safetensors_file import SafetensorsFile
+from cadran.model.weight_files import weight_files
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,7 +12,7 @@ from cadran.library.origin import Fetched
 from cadran.library.progress import Progress
 from cadran.library.room import refuse_without_room
 from cadran.library.vetting import is_companion, only_pickles, vet_file
-from cadran.library.weight_files import INDEX, is_plain, weight_files
+from cadran.model.weight_files import INDEX, is_plain, weight_files
 
 _PIECE = 1 << 22  # bytes
 _CLONE = 0x40049409  # FICLONE of Linux's <linux/fs.h>

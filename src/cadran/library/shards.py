@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from cadran.files import write_json
-from cadran.library.weight_files import INDEX, SINGLE
+from cadran.model.weight_files import INDEX, SINGLE
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,7 +8,7 @@ from cadran.errors import UserError
 from cadran.library.download import Remote, check_address, download
 from cadran.library.origin import Fetched
 from cadran.library.progress import Progress
-from cadran.library.weight_files import is_plain
+from cadran.model.weight_files import is_plain
 from cadran.wheel import is_sha256
 
 

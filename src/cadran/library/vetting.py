@@ -9,8 +9,8 @@ import re
 from pathlib import Path
 
 from cadran.errors import UserError
-from cadran.library.weight_files import weight_files
 from cadran.model.safetensors_file import SafetensorsFile
+from cadran.model.weight_files import weight_files
 
 LARGEST_TEXT = 256 << 20
 """Bytes; no tokenizer or card is larger."""

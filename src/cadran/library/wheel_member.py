@@ -16,7 +16,7 @@ from cadran.library.origin import Fetched
 from cadran.library.progress import Progress
 from cadran.library.room import refuse_without_room
 from cadran.library.vetting import is_companion, only_pickles
-from cadran.library.weight_files import is_plain
+from cadran.model.weight_files import is_plain
 from cadran.wheel import fetch_wheel, is_requirement
 
 _PIECE = 1 << 20  # bytes

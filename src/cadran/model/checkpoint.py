@@ -4,9 +4,10 @@ Tokenizer files and the card are written beside these by whoever has them. What 
 of the state dict, so equal weights are equal bytes. Nothing is ever unpickled.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,10 +20,10 @@ from cadran.model.config import ModelConfig
 from cadran.model.families import FAMILIES, family_of
 from cadran.model.families.family import Family, Stored
 from cadran.model.families.fields import Fields
+from cadran.model.lora_linear import Adapted
 from cadran.model.safetensors_file import SafetensorsFile
 from cadran.model.transformer import Transformer
-
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+from cadran.model.weight_files import SINGLE, weight_files
 
 
 def save_model(model: Transformer, folder: Path, *, end_of_text: int, pad: int, eos: list[int]) -> None:
@@ -45,7 +46,13 @@ def save_model(model: Transformer, folder: Path, *, end_of_text: int, pad: int, 
 
 
 def stored_weights(model: Transformer, family: Family) -> Iterable[tuple[str, Tensor]]:
-    """The tensors of a model as its family's checkpoints have them, detached and contiguous."""
+    """The tensors of a model as its family's checkpoints have them, detached and contiguous.
+
+    Raises:
+        UserError: the model wears an adapter that is not merged.
+    """
+    if any(isinstance(module, Adapted) for module in model.modules()):
+        raise UserError("this model wears an adapter; merge it, or save the adapter alone with save_adapter")
     parameters = dict(model.named_parameters())
     for stored in family.stored(parameters):
         tensor = torch.cat([parameters[name].detach() for name in stored.ours])
@@ -98,22 +105,7 @@ def _load_gguf(path: Path, dtype: torch.dtype | None) -> Transformer:
 
 def _open_shards(folder: Path, files: ExitStack) -> list[SafetensorsFile]:
     """The files that hold the weights, each tensor in one of them only."""
-    index = folder / INDEX
-    if (folder / SINGLE).is_file() or not index.is_file():
-        return [files.enter_context(SafetensorsFile(folder / SINGLE))]
-    try:
-        places = read_json(index)["weight_map"]
-        names = sorted(set(places.values()))
-        plain = all(PurePosixPath(name).name == name and "\\" not in name for name in names)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{index} cannot be read ({error}); fetch the model again") from error
-    if not plain or not names:
-        raise UserError(f"{index} names files outside of its folder; do not use this model")
-    opened = []
-    for name in names:
-        if not (folder / name).is_file():
-            raise UserError(f"{folder} lacks {name}, which holds a part of the weights; fetch the model again")
-        opened.append(files.enter_context(SafetensorsFile(folder / name)))
+    opened = [files.enter_context(SafetensorsFile(path)) for path in weight_files(folder)]
     seen: set[str] = set()
     for file in opened:
         if double := seen & file.entries.keys():
@@ -174,8 +166,6 @@ def _missing_prefix(stored: list[Stored], shapes: Mapping[str, tuple[int, ...]])
 
 
 def _check_names(family: Family, config: ModelConfig, known: set[str], found: Iterable[str], path: Path) -> None:
-    import re
-
     names = set(found)
     ignored = re.compile(family.ignored)
     if missing := known - names:

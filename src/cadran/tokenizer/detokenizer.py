@@ -60,13 +60,10 @@ class Detokenizer(ABC):
     def stream(self, continues: bool = False) -> TextStream:
         """A new stream; ``continues`` when other text stands before it, so that a leading space is kept."""
 
-    def _checked(self, id: int) -> int:
-        if not 0 <= id < self.size:
-            raise UserError(
-                f"Token {id} is outside the vocabulary of {self.size}; "
-                "take the tokenizer that was saved with the model."
-            )
-        return id
+    def _outside(self, id: int) -> UserError:
+        return UserError(
+            f"Token {id} is outside the vocabulary of {self.size}; take the tokenizer that was saved with the model."
+        )
 
 
 def detokenizer_of(core: Any) -> Detokenizer:
@@ -116,7 +113,9 @@ class ByteDetokenizer(Detokenizer):
         return len(self._raw)
 
     def token_bytes(self, id: int) -> bytes:
-        return self._raw[self._checked(id)]
+        if 0 <= id < len(self._raw):
+            return self._raw[id]
+        raise self._outside(id)
 
     def decode(self, ids: Iterable[int]) -> str:
         return b"".join(map(self.token_bytes, ids)).decode("utf-8", errors="replace")
@@ -163,7 +162,9 @@ class PieceDetokenizer(Detokenizer):
 
     def piece(self, id: int) -> str:
         """A token as the vocabulary writes it."""
-        return self._pieces[self._checked(id)]
+        if 0 <= id < len(self._pieces):
+            return self._pieces[id]
+        raise self._outside(id)
 
     def byte(self, id: int) -> int | None:
         """The byte that a token such as <0x0A> stands for."""

@@ -29,8 +29,8 @@ English / French articles / Python: poro-chat 0.4 % / 0.6 % / 0.5 % (0.4 / 0.3 /
 (1.0 / 1.3 / 1.7); gpt-2 0.7 % / 3.3 % / 0.5 % (0.4 / 0.3 / 12.3).
 """
 _NEARLY = (
-    "llama.cpp has no name for the way this tokenizer cuts texts and will cut them as {name} does: about one token in "
-    "a hundred will be another one there, {where}. Cadran reads its own cuts back from this file."
+    "llama.cpp has no name for the way this tokenizer cuts texts and will cut them as {name} does: a few tokens in a "
+    "hundred will be others there, {where}. Cadran reads its own cuts back from this file."
 )
 _NOTHING: dict[str, Any] = {"type": "Sequence", "normalizers": [], "decoders": []}
 _SCORE_OF_ADDED = -1000.0  # by convention; they are found before any merge

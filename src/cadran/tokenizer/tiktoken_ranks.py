@@ -99,7 +99,7 @@ def _ranks(text: str) -> dict[bytes, int]:
 
 
 def _merges(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
-    """Every cut of a token into two, by rank; of one token's the one with the longer left part first."""
+    """Every cut of a token into two tokens, by rank."""
     return [
         (token[:cut], token[cut:])
         for token in ranks

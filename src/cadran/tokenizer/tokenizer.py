@@ -220,7 +220,7 @@ class Tokenizer:
         Raises:
             UserError: an id is outside the vocabulary.
         """
-        return self._detokenizer.decode(id for id in ids if not (skip_special and id in self._hidden))
+        return self._detokenizer.decode((id for id in ids if id not in self._hidden) if skip_special else ids)
 
     def text_stream(self, continues: bool = False) -> TextStream:
         """Decoding token by token; see ``stream.IncrementalDecoder``."""

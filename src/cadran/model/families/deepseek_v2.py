@@ -57,7 +57,7 @@ def latent_fields(config: ModelConfig) -> dict[str, Any]:
 
 def read_experts(fields: Fields, **changes: Any) -> Experts:
     """Experts of DeepSeek: dense layers first, then a mixture in each."""
-    layers, dense = fields.integer("num_hidden_layers"), fields.integer("first_k_dense_replace", 0)
+    layers, dense = fields.layers(), fields.integer("first_k_dense_replace", 0)
     if fields.integer("moe_layer_freq", 1) != 1:
         raise UserError("config.json sets moe_layer_freq, which Cadran does not know; pick another model")
     return Experts(

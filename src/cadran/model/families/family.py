@@ -118,7 +118,7 @@ def common_config(
         changes["rope"] = read_rope(fields, context, base)
     chosen: dict[str, Any] = {
         "vocabulary": fields.integer("vocab_size"),
-        "layers": fields.integer("num_hidden_layers"),
+        "layers": fields.layers(),
         "width": width,
         "heads": heads,
         "kv_heads": fields.integer("num_key_value_heads", heads),
@@ -187,12 +187,12 @@ def every_window(fields: Fields, name: str = "sliding_window", default: int | No
     width = fields.content.get(name, default)
     if width is None:
         return {}
-    return {"window": Fields({name: width}).integer(name), "windowed": (True,) * fields.integer("num_hidden_layers")}
+    return {"window": Fields({name: width}).integer(name), "windowed": (True,) * fields.layers()}
 
 
 def some_windows(fields: Fields, otherwise: Callable[[int], bool]) -> tuple[bool, ...]:
     """For each layer, whether it has the window: as ``layer_types`` says, or by the rule of the family."""
-    layers, types = fields.integer("num_hidden_layers"), fields.sequence("layer_types")
+    layers, types = fields.layers(), fields.sequence("layer_types")
     if not types:
         return tuple(otherwise(layer) for layer in range(layers))
     if len(types) != layers or not set(types) <= {"sliding_attention", "full_attention"}:

@@ -9,6 +9,8 @@ from cadran.errors import UserError
 LARGEST = 1 << 31
 """No size, count or id is larger; what claims more is damaged."""
 
+MOST_LAYERS = 4096
+
 
 class Fields:
     """Typed access to a configuration.
@@ -31,6 +33,17 @@ class Fields:
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < LARGEST:
             raise self._wrong(name, value, "a whole number")
         return value
+
+    def layers(self, name: str = "num_hidden_layers") -> int:
+        """The number of layers, bounded before anything is made for each of them.
+
+        Raises:
+            UserError: none, or more than any model has.
+        """
+        count = self.integer(name)
+        if not 1 <= count <= MOST_LAYERS:
+            raise self._wrong(name, count, f"a number from 1 to {MOST_LAYERS}")
+        return count
 
     def number(self, name: str, default: float | None = None) -> float:
         """A finite number; absent or null gives ``default``.

@@ -17,7 +17,7 @@ def read(fields: Fields) -> ModelConfig:
     if not heads or width % heads:
         raise UserError(f"config.json has {heads} heads for a width of {width}; fetch or export the model again")
     return ModelConfig(
-        vocabulary=fields.integer("vocab_size"), layers=fields.integer("n_layer"), width=width, heads=heads,
+        vocabulary=fields.integer("vocab_size"), layers=fields.layers("n_layer"), width=width, heads=heads,
         kv_heads=heads, head_width=width // heads, hidden=fields.integer("n_inner", 4 * width),
         context=fields.integer("n_positions"), tied=fields.flag("tie_word_embeddings", True),
         norm_epsilon=fields.number("layer_norm_epsilon", 1e-5), rope=None, family="gpt2", norm="layer", qk_norm=None,

@@ -13,7 +13,7 @@ def read(fields: Fields) -> ModelConfig:
         count=fields.integer("num_local_experts", 8),
         active=fields.integer("num_experts_per_tok", 2),
         hidden=fields.integer("intermediate_size"),
-        sparse=(True,) * fields.integer("num_hidden_layers"),
+        sparse=(True,) * fields.layers(),
     )
     return common_config(fields, "mixtral", base=1e6, experts=experts, **every_window(fields))
 

@@ -9,7 +9,7 @@ from cadran.model.families.fields import Fields
 
 def read(fields: Fields) -> ModelConfig:
     """Configuration of a Qwen 3 with experts."""
-    biased, layers = fields.flag("attention_bias"), fields.integer("num_hidden_layers")
+    biased, layers = fields.flag("attention_bias"), fields.layers()
     count, step, dense = (
         fields.integer("num_experts", fields.integer("num_local_experts", 128)),
         fields.integer("decoder_sparse_step", 1),

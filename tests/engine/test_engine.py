@@ -1,6 +1,8 @@
 """Generation: the same seed gives the same text; the sampler's distribution is the stated one."""
 
+import dataclasses
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,10 @@ from hypothesis import strategies as st
 from cadran.engine.engine import Engine
 from cadran.engine.sampler import SamplingParams, choose, probabilities
 from cadran.errors import UserError
+from cadran.model.checkpoint import save_model
 from cadran.model.config import ModelConfig
+from cadran.model.lora import LoraConfig, add_adapter
+from cadran.model.lora_files import save_adapter
 from cadran.model.transformer import Transformer
 from cadran.tokenizer.bpe import train_bpe
 from cadran.tokenizer.renderer import ChatRenderer
@@ -129,3 +134,36 @@ def test_settings_out_of_range_are_refused() -> None:
     for wrong in ({"temperature": -1}, {"top_p": 0}, {"top_k": -1}, {"max_tokens": 0}, {"seed": -1}):
         with pytest.raises(UserError, match=next(iter(wrong)).replace("_", ".")):
             SamplingParams(**wrong)
+
+
+def test_a_model_talks_through_an_adapter(engine: Engine, tmp_path: Path) -> None:
+    """What a folder and an adapter say together is what the model with that adapter says."""
+    save_model(engine.model, tmp_path / "model", end_of_text=0, pad=3, eos=[0, 2])
+    engine.tokenizer.save(tmp_path / "model", chat=True)
+    params = SamplingParams(temperature=0, max_tokens=12)
+    before = said(engine, "L'été", params)
+    add_adapter(engine.model, LoraConfig(rank=4), seed=1)
+    with torch.no_grad():
+        for name, factor in engine.model.named_parameters():
+            if factor.requires_grad:
+                factor.add_(torch.randn(factor.shape, generator=torch.Generator().manual_seed(len(name))))
+    save_adapter(engine.model, tmp_path / "adapter")
+    with_it = said(Engine(engine.model, engine.tokenizer, None), "L'été", params)
+    assert with_it != before
+    assert said(Engine.load(tmp_path / "model", adapter=tmp_path / "adapter"), "L'été", params) == with_it
+    assert said(Engine.load(tmp_path / "model"), "L'été", params) == before
+
+
+def test_rows_of_the_embedding_without_a_token_are_never_drawn(engine: Engine, tokenizer: Tokenizer) -> None:
+    wide = Transformer(
+        dataclasses.replace(engine.model.config, vocabulary=tokenizer.vocabulary_size + 7), seed=0
+    ).eval()
+    with torch.no_grad():
+        wide.model.norm.weight.fill_(0.0)  # all logits are equal
+    events = Engine(wide, tokenizer, None).generate("été", SamplingParams(temperature=5.0, top_p=1.0, max_tokens=60))
+    assert all(event.token is None or event.token < tokenizer.vocabulary_size for event in events)
+
+
+def test_a_model_without_a_template_is_not_guessed_at(engine: Engine) -> None:
+    with pytest.raises(UserError, match="--template"):
+        Engine(engine.model, engine.tokenizer, None).chat([{"role": "user", "content": "ça va ?"}], SamplingParams())

@@ -1,6 +1,7 @@
 """``cadran generate`` and ``cadran chat``."""
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,6 +11,7 @@ TopP = Annotated[float, typer.Option(help="Keep the likeliest tokens up to this 
 Seed = Annotated[int, typer.Option(help="Of the random numbers: the same seed gives the same text.")]
 MaxTokens = Annotated[int, typer.Option(help="Most tokens of an answer.")]
 Template = Annotated[str | None, typer.Option(help="Chat format to use instead of the model's own, e.g. chatml.")]
+Adapter = Annotated[Path | None, typer.Option(help="Folder of a LoRA adapter (PEFT's format) to put on the model.")]
 Model = Annotated[
     str, typer.Argument(help="A run (quickstart) or a stage of it, a pulled model (smollm2), a folder, a file.")
 ]
@@ -24,6 +26,7 @@ def generate(
     seed: Seed = 0,
     raw: Annotated[bool, typer.Option("--raw", help="No chat template: continue the text, print only that.")] = False,
     template: Template = None,
+    adapter: Adapter = None,
 ) -> None:
     """Print one answer, as it is made."""
     from cadran.engine.engine import Engine
@@ -33,7 +36,7 @@ def generate(
     params = SamplingParams(temperature=temperature, top_p=top_p, seed=seed, max_tokens=max_tokens)
     folder = find_model(model)
     text = sys.stdin.read() if prompt == "-" else prompt
-    engine = Engine.load(folder, template)
+    engine = Engine.load(folder, template, adapter)
     # A base model of ours knows no turns: it continues, asked for or not. Of others, a missing template may be an
     # accident, and nothing is guessed.
     chats = not raw and (engine.chats or not engine.tokenizer.is_ours)
@@ -51,6 +54,7 @@ def chat(
     seed: Seed = 0,
     system: Annotated[str | None, typer.Option(help="A system message to begin with.")] = None,
     template: Template = None,
+    adapter: Adapter = None,
 ) -> None:
     """Talk with a model. /reset forgets the conversation, /help lists the rest, Ctrl-D leaves."""
     from rich.console import Console
@@ -62,7 +66,7 @@ def chat(
 
     params = SamplingParams(temperature=temperature, top_p=top_p, seed=seed, max_tokens=max_tokens)
     folder = find_model(model)
-    engine = Engine.load(folder, template)
+    engine = Engine.load(folder, template, adapter)
     if not engine.chats and not engine.tokenizer.is_ours:
         engine.chat([], params)  # says what is missing
     Conversation(engine, params, system, Console(highlight=False)).run(model)

@@ -51,15 +51,16 @@ class Engine:
         self._runner = TorchRunner(model)
 
     @classmethod
-    def load(cls, path: Path, template: str | None = None) -> "Engine":
+    def load(cls, path: Path, template: str | None = None, adapter: Path | None = None) -> "Engine":
         """Open a model.
 
         Args:
             path: a model directory, or a ``.gguf`` file.
             template: a named chat template to use instead of the model's own.
+            adapter: folder of a LoRA adapter in PEFT's format, which is applied unmerged.
 
         Raises:
-            UserError: it is no model, or it is damaged; or there is no template of that name.
+            UserError: it is no model, or it is damaged; there is no such template, or the adapter does not fit.
         """
         if path.is_file():
             from cadran.model.gguf.reader import GgufFile
@@ -74,7 +75,12 @@ class Engine:
             configuration, stored = tokenizer_configuration(path), find_template(path)
         chats = stored is not None or template is not None
         renderer = choose_renderer(tokenizer, stored, template, configuration) if chats else None
-        return cls(load_model(path), tokenizer, renderer)
+        model = load_model(path)
+        if adapter is not None:
+            from cadran.model.lora_files import load_adapter
+
+            load_adapter(model, adapter)
+        return cls(model, tokenizer, renderer)
 
     @property
     def chats(self) -> bool:

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from cadran.errors import UserError
-from cadran.files import read_json
 from cadran.library.tokenizer_facts import TokenizerFacts, facts_of_folder, facts_of_gguf
 from cadran.model.config import ModelConfig
-from cadran.model.families import read_config
+from cadran.model.families import read_config, read_content
 from cadran.model.safetensors_file import SafetensorsFile
 from cadran.model.weight_files import weight_files
 
@@ -97,14 +96,7 @@ def read_header(path: Path) -> ModelHeader:
 
 
 def _folder_header(folder: Path) -> ModelHeader:
-    try:
-        config = read_json(folder / "config.json")
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"{folder} is not a model directory ({str(error)[:80]}): give a pulled name, a run, or a folder"
-        ) from error
-    if not isinstance(config, dict):
-        raise UserError(f"{folder / 'config.json'} is no object: fetch or export the model again")
+    config = read_content(folder)
     tensors: dict[str, TensorHeader] = {}
     for path in weight_files(folder):
         with SafetensorsFile(path) as file:

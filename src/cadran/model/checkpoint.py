@@ -15,9 +15,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from cadran.errors import UserError
-from cadran.files import read_json, write_bytes, write_json
+from cadran.files import write_bytes, write_json
 from cadran.model.config import ModelConfig
-from cadran.model.families import FAMILIES, family_of
+from cadran.model.families import FAMILIES, family_of, read_content
 from cadran.model.families.family import Family, Stored
 from cadran.model.families.fields import Fields
 from cadran.model.lora_linear import Adapted
@@ -74,14 +74,7 @@ def load_model(path: Path, dtype: torch.dtype | None = None) -> Transformer:
     """
     if path.is_file():
         return _load_gguf(path, dtype)
-    try:
-        content = read_json(path / "config.json")
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path} is not a model directory ({error}); give a run such as quickstart, or a folder"
-        ) from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path / 'config.json'} is no object; fetch or export the model again")
+    content = read_content(path)
     family = family_of(content)
     with ExitStack() as files:
         found = {name: file for file in _open_shards(path, files) for name in file.entries}

@@ -1,12 +1,14 @@
 """Published architectures, one file each: a mapping of configuration and weight names over the one Transformer.
 
-Public face: ``FAMILIES`` and ``family_of``.
+Public face: ``FAMILIES``, ``family_of``, ``read_content`` and ``read_config``.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from cadran.errors import UserError
+from cadran.files import read_json
 from cadran.model.config import ModelConfig
 from cadran.model.families import (
     deepseek_v2,
@@ -29,6 +31,23 @@ from cadran.model.families.fields import Fields
 _FILES = (gpt2, llama, mistral, mixtral, qwen2, qwen3, qwen3_moe, gemma2, gemma3, phi3, olmo2, deepseek_v2, deepseek_v3)
 FAMILIES: Mapping[str, Family] = {file.FAMILY.name: file.FAMILY for file in _FILES}
 """By ``model_type``, in the order of the README's table."""
+
+
+def read_content(folder: Path) -> dict[str, Any]:
+    """The content of a model directory's ``config.json``.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    try:
+        content = read_json(folder / "config.json")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{folder} is not a model directory ({str(error)[:80]}); give a run, a pulled name or a folder"
+        ) from error
+    if not isinstance(content, dict):
+        raise UserError(f"{folder / 'config.json'} is no object; fetch or export the model again")
+    return content
 
 
 def family_of(content: Mapping[str, Any]) -> Family:

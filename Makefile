@@ -1,8 +1,9 @@
 # Two commands for a newcomer: `make run` and `make test`. Everything they need goes into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+NATIVE := $(wildcard native/*.cpp native/*.h native/*.inc native/CMakeLists.txt)
 
-.PHONY: run test soak fuzz interop bench clean
+.PHONY: run test soak fuzz interop bench sanitize clean
 
 run: .venv/ready
 	$(BIN)/cadran run quickstart
@@ -28,20 +29,39 @@ bench: .venv/ready-bench
 	$(BIN)/python benchmarks/train_throughput.py
 	$(BIN)/cadran run quickstart
 	$(BIN)/python benchmarks/time_to_loss.py
+	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/serving.py
 
-.venv/ready: pyproject.toml
+# The native tests under the address and undefined-behaviour sanitizers, then under the thread sanitizer.
+sanitize: .venv/ready-sanitize
+	$(BIN)/cmake -S native -B build/address -DCADRAN_TESTS=ON -DCADRAN_SANITIZE=address,undefined
+	$(BIN)/cmake --build build/address --parallel 2
+	build/address/test_core
+	$(BIN)/cmake -S native -B build/thread -DCADRAN_TESTS=ON -DCADRAN_SANITIZE=thread
+	$(BIN)/cmake --build build/thread --parallel 2
+	build/thread/test_core
+
+# Compiles the core too, hence its sources.
+.venv/ready: pyproject.toml $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Cadran needs Python 3.11 or newer and $(PYTHON) is " + sys.version.split()[0] + "; type make PYTHON=python3.12 run")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
+# By name: what was just installed is not compiled a second time.
 .venv/ready-dev: .venv/ready
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet 'cadran[dev]'
+	@touch $@
+
+.venv/ready-sanitize: .venv/ready
+	$(BIN)/python -m pip install --quiet cmake
 	@touch $@
 
 # litgpt asks for older versions of what it shares with us and runs with the newer ones: hence --no-deps.
+# The peers of the engine go into the user's cache folder, in environments of their own; llama.cpp is compiled (minutes).
 .venv/ready-bench: .venv/ready-dev
 	$(BIN)/python -m pip install --quiet --no-deps litgpt==0.5.13 lightning lightning-utilities torchmetrics jsonargparse
+	$(BIN)/python benchmarks/engine.py --build
 	@touch $@
 
 # llama.cpp is compiled here, which takes minutes.

@@ -18,9 +18,12 @@ from cadran.errors import UserError
 from cadran.model.config import ModelConfig
 from cadran.model.families import FAMILIES, family_of, read_config
 from cadran.model.gguf.architectures import Architecture, architecture_named, architecture_of
+from cadran.model.gguf.encoded import Encoded
 from cadran.model.gguf.header import shown
+from cadran.model.gguf.layouts import RotaryPairs, Same, Transposed
 from cadran.model.gguf.metadata import architecture_fields, read_keys, write_keys
 from cadran.model.gguf.places import Place, places
+from cadran.model.gguf.quantization import BLOCKS
 from cadran.model.gguf.reader import GgufFile, GgufTensor
 from cadran.model.gguf.rope_keys import ROPE_TENSORS, write_rope_tensors
 from cadran.model.gguf.token_ids import read_token_ids, write_token_ids
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 
 FILE_TYPES = {"f16": 1, "q4_0": 2, "q8_0": 7}
 """Kinds of export and their ``general.file_type``."""
+_FURTHER_FILE_TYPES = {"q4_1": 3}  # of blocks that are made elsewhere
 _QUANTIZATION_VERSION = 2
 _DTYPES = {"F16": "float16", "BF16": "bfloat16"}  # of `torch_dtype`; all other kinds become float32
 _KEPT_WHOLE = re.compile(r"blk\.\d+\.ffn_gate_inp\.weight|position_embd\.weight|.*_norm\.weight|.*(?<!\.weight)")
@@ -90,6 +94,29 @@ class GgufModel:
             parts = [_tensor(self.file.tensors[name]) for name in place.gguf]
             yield from zip(place.checkpoint(), place.layout.to_checkpoint(parts), strict=True)
 
+    def kinds(self) -> Iterator[tuple[str, str]]:
+        """Names of the checkpoint's tensors and the kind as which the file stores each ("Q4_0", "F16")."""
+        for place in self._places:
+            for name in place.checkpoint():
+                yield name, self.file.tensors[place.gguf[0]].kind
+
+    def blocks(self) -> Iterator[tuple[str, Encoded, bool]]:
+        """Quantised matrices as they are stored, where the way to the checkpoint moves whole rows at most.
+
+        Yields:
+            Name, blocks, and whether they are those of the transposed tensor.
+        """
+        for place in self._places:
+            stored = self.file.tensors[place.gguf[0]]
+            if len(place.gguf) > 1 or place.count > 1 or len(stored.shape) != 2 or stored.kind not in BLOCKS:
+                continue
+            if type(place.layout) not in (Same, RotaryPairs, Transposed) or BLOCKS[stored.kind][0] == 1:
+                continue
+            rows = np.frombuffer(stored.data, np.uint8).reshape(stored.shape[0], -1)
+            turned = isinstance(place.layout, Transposed)
+            moved = rows if turned else next(iter(place.layout.to_checkpoint([rows])))  # type: ignore[list-item]
+            yield next(iter(place.checkpoint())), Encoded(stored.kind, np.array(moved)), turned
+
     def close(self) -> None:
         """Give the file back; tensors that were yielded stay."""
         self.file.close()
@@ -111,6 +138,7 @@ def export_gguf(
     kind: str,
     name: str,
     licence: str | None = None,
+    encoded: Mapping[str, Encoded] | None = None,
 ) -> None:
     """Write a checkpoint as a GGUF file that llama.cpp opens; one tensor is in memory at once.
 
@@ -125,6 +153,8 @@ def export_gguf(
         kind: one of `FILE_TYPES`.
         name: of the model, for ``general.name``.
         licence: SPDX name, for ``general.license``.
+        encoded: blocks that are made already, by the names on disk; they are written as they are, whatever ``kind``,
+            and the one that most of them have gives ``general.file_type``.
 
     Raises:
         UserError: an unknown kind or family, a model that llama.cpp would compute otherwise, or weights that are
@@ -143,14 +173,14 @@ def export_gguf(
         )
     metadata: dict[str, Any] = {"general.architecture": architecture.name, "general.type": "model"}
     metadata |= {"general.name": name} | ({"general.license": licence} if licence else {})
-    metadata |= {"general.file_type": FILE_TYPES[kind], "general.quantization_version": _QUANTIZATION_VERSION}
+    metadata |= {"general.file_type": _file_type(kind, encoded), "general.quantization_version": _QUANTIZATION_VERSION}
     keys = write_keys(architecture.keys, family.write(model)) | {"vocab_size": model.vocabulary}
     architecture.write(model, keys)
     metadata |= {f"{architecture.name}.{key}": value for key, value in keys.items()}
     metadata |= dict(tokenizer_metadata) | write_token_ids(config, tokenizer_metadata)
     wanted = list(places(architecture.rules, model))
     _refuse_other_names(wanted, weights, model, family.ignored)
-    write_gguf(path, metadata, _stored(wanted, weights, model, architecture, kind))
+    write_gguf(path, metadata, _stored(wanted, weights, model, architecture, kind, encoded or {}))
 
 
 def _read_content(architecture: Architecture, file: GgufFile) -> tuple[str, dict[str, Any]]:
@@ -249,21 +279,52 @@ def _source(name: str, weights: Mapping[str, "Tensor"]) -> str:
     return bare if name not in weights and bare in weights else name
 
 
+def _file_type(kind: str, encoded: Mapping[str, Encoded] | None) -> int:
+    sizes: dict[str, int] = {}
+    for blocks in (encoded or {}).values():
+        sizes[blocks.kind] = sizes.get(blocks.kind, 0) + blocks.rows.size
+    most = max(sizes, key=lambda name: sizes[name], default=kind).lower()
+    return (FILE_TYPES | _FURTHER_FILE_TYPES)[most]
+
+
 def _stored(
-    wanted: list[Place], weights: Mapping[str, "Tensor"], model: ModelConfig, architecture: Architecture, kind: str
-) -> Iterator[tuple[str, NDArray[np.float32], str]]:
+    wanted: list[Place],
+    weights: Mapping[str, "Tensor"],
+    model: ModelConfig,
+    architecture: Architecture,
+    kind: str,
+    encoded: Mapping[str, Encoded],
+) -> Iterator[tuple[str, NDArray[np.float32] | Encoded, str]]:
     """Name, content and kind of the file's tensors, one at a time."""
     if model.rope is not None:
         width = model.latent.rotary if model.latent else model.head_width
         for name, divisors in write_rope_tensors(model.rope, width, model.context):
             yield name, divisors, "F32"
     for place in wanted:
+        if any(name in encoded for name in place.checkpoint()):
+            yield from _blocks(place, encoded)
+            continue
         parts = (_weight(weights, name, place) for name in place.checkpoint())
         for name, part in zip(place.gguf, place.layout.to_gguf(parts), strict=True):
             array = part.detach().cpu().float().contiguous().numpy()
             yield name, array, _fitting_kind(name, array, kind)
             if architecture.head_needed and model.tied and name == "token_embd.weight":
                 yield "output.weight", array, _fitting_kind("output.weight", array, kind)
+
+
+def _blocks(place: Place, encoded: Mapping[str, Encoded]) -> Iterator[tuple[str, Encoded, str]]:
+    """Tensors of the file whose blocks are there; layouts move rows, of weights or of their bytes."""
+    import torch
+
+    parts = [encoded[name] for name in place.checkpoint()]
+    if len(kinds := {part.kind for part in parts}) > 1:
+        raise ValueError(f"{place.gguf[0]} is one tensor and cannot be {' and '.join(sorted(kinds))}")
+    moved = place.layout.to_gguf([torch.from_numpy(part.rows) for part in parts])
+    for name, rows, shape in zip(place.gguf, moved, place.gguf_shapes, strict=True):
+        blocks = Encoded(parts[0].kind, rows.contiguous().numpy())
+        if blocks.shape != shape:
+            raise ValueError(f"the blocks of {name} have the shape {blocks.shape}, not {shape}")
+        yield name, blocks, blocks.kind
 
 
 def _weight(weights: Mapping[str, "Tensor"], name: str, place: Place) -> "Tensor":

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from cadran.errors import UserError
 from cadran.files import sync_folder
+from cadran.model.gguf.encoded import Encoded
 from cadran.model.gguf.header import ALIGNMENT, ARRAY, BOOL, STRING, shown
 from cadran.model.gguf.quantization import quantised_pieces
 from cadran.model.gguf.tensor_kind import CODES
@@ -35,7 +36,7 @@ _LETTERS = {_UINT32: "I", _INT32: "i", _FLOAT32: "f", _UINT64: "Q", _INT64: "q"}
 def write_gguf(
     path: Path,
     metadata: Mapping[str, Writable],
-    tensors: Iterable[tuple[str, NDArray[np.float32], str]],
+    tensors: Iterable[tuple[str, NDArray[np.float32] | Encoded, str]],
 ) -> None:
     """Write a GGUF file; it appears whole or not at all, and nothing is left behind when it fails.
 
@@ -46,7 +47,8 @@ def write_gguf(
         path: of the file, replaced when it exists.
         metadata: key -> value, written in this order; general.architecture is expected first by convention.
         tensors: name, float32 weights (row-major, one to four dimensions) and kind (see `quantization.WRITABLE`), in
-            the order of the file. Taken one at a time, so a generator will do.
+            the order of the file; or blocks that are made already, and their kind. Taken one at a time, so a generator
+            will do.
 
     Raises:
         UserError: a name comes twice or is too long, a value has no place in GGUF, or weights do not fit their kind.
@@ -71,7 +73,7 @@ def write_gguf(
     sync_folder(path.parent)
 
 
-def _spool(data: IO[bytes], tensors: Iterable[tuple[str, NDArray[np.float32], str]]) -> list[bytes]:
+def _spool(data: IO[bytes], tensors: Iterable[tuple[str, NDArray[np.float32] | Encoded, str]]) -> list[bytes]:
     """Write the tensors' bytes to ``data``, each followed by its padding; the records that describe them."""
     records: list[bytes] = []
     names: set[str] = set()
@@ -81,16 +83,19 @@ def _spool(data: IO[bytes], tensors: Iterable[tuple[str, NDArray[np.float32], st
                 f"The tensor name {shown(name)} comes twice, is empty or is longer than {_LONGEST_NAME} bytes: name "
                 "each tensor once, and shortly."
             )
-        if not 1 <= weights.ndim <= 4 or not weights.size:
-            raise UserError(f"The tensor {shown(name)} has the shape {weights.shape}: give it one to four dimensions.")
+        shape = weights.shape
+        if not 1 <= len(shape) <= 4 or 0 in shape:
+            raise UserError(f"The tensor {shown(name)} has the shape {shape}: give it one to four dimensions.")
         names.add(name)
         offset = data.tell()
-        for piece in quantised_pieces(kind, weights):
-            data.write(piece)
+        if isinstance(weights, Encoded):
+            data.write(np.ascontiguousarray(weights.rows).data)
+        else:
+            for piece in quantised_pieces(kind, weights):
+                data.write(piece)
         data.write(_padding(data.tell()))
-        inner_first = weights.shape[::-1]
-        layout = f"<I{weights.ndim}QIQ"
-        records.append(_text(name) + struct.pack(layout, weights.ndim, *inner_first, CODES[kind], offset))
+        layout = f"<I{len(shape)}QIQ"
+        records.append(_text(name) + struct.pack(layout, len(shape), *shape[::-1], CODES[kind], offset))
     return records
 
 

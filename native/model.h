@@ -1,0 +1,140 @@
+// A model in memory: weights cut into one stripe of rows a thread, the KV cache, and room for one batch.
+#pragma once
+#include <atomic>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cadran.h"
+#include "kernels.h"
+#include "memory.h"
+#include "pool.h"
+
+namespace cadran {
+
+// Rows `first` to `first + count` (in blocks of sixteen) of a matrix, in the memory of the thread that multiplies them.
+struct Stripe {
+    const uint8_t* data = nullptr;
+    int first = 0, count = 0;
+};
+
+struct Matrix {
+    int kind = -1, rows = 0, columns = 0;
+    std::vector<Stripe> stripes;
+    const float* bias = nullptr;
+    bool present() const { return kind >= 0; }
+    int blocks() const { return (rows + LANES - 1) / LANES; }
+};
+
+struct Norm {
+    const float* weight = nullptr;
+    const float* bias = nullptr;
+};
+
+struct Layer {
+    Matrix q, k, v, o, gate, up, down;
+    Norm before_attention, after_attention, before_mlp, after_mlp;
+    const float* q_norm = nullptr;
+    const float* k_norm = nullptr;
+    bool windowed = false;
+};
+
+// Room for activations that enter a product: floats, and bytes with scales.
+struct Room {
+    Memory memory;
+    Rows rows{};
+    bool reserve(int tokens, int columns, int planes);
+};
+
+struct Task {
+    int sequence, kv_head, first_token, tokens;  // of the sequence
+    int first_chunk, chunks;
+    int partial;  // where its result goes when a row's chunks are spread over several tasks, else -1
+};
+
+class Model {
+public:
+    static std::unique_ptr<Model> open(const cadran_shape& shape, const cadran_tensor* tensors, int count,
+                                       const char* path, int threads, int blocks, int kv, int planes,
+                                       int most_tokens, const char* isa, std::string& error);
+
+    // Null when the batch is well formed, else what is wrong with it.
+    const char* refuses(const cadran_batch& batch) const;
+    void step(const cadran_batch& batch, float* logits, int columns, float* hidden);
+    int burst(const cadran_batch& batch, cadran_sampler** samplers, int columns, const int32_t* stops,
+              const int32_t* stop_starts, int steps, int32_t* out);
+
+    size_t block_bytes() const { return static_cast<size_t>(shape_.layers) * layer_block_; }
+    void read_block(int block, uint8_t* data) const;
+    void write_block(int block, const uint8_t* data);
+    void copy_block(int source, int target);
+    int blocks() const { return blocks_; }
+    int vocabulary() const { return shape_.vocabulary; }
+    size_t weight_bytes() const { return weight_bytes_; }
+
+private:
+    Model(const cadran_shape& shape, int threads, int blocks, int kv, int planes, int most_tokens,
+          const Kernels* kernels);
+    bool load(const cadran_tensor* tensors, int count, const char* path, std::string& error);
+    bool reserve(std::string& error);
+    Matrix* matrix(int role, int layer);
+    const float** vector(int role, int layer);
+    const char* missing() const;
+
+    void plan(const cadran_batch& batch);
+    void forward(int thread, const cadran_batch& batch);
+    void embed(int thread, const cadran_batch& batch);
+    void layer(int thread, const cadran_batch& batch, int index);
+    void place(int thread, const cadran_batch& batch, int index);
+    void attention(int thread, const cadran_batch& batch, int index);
+    void merge_partials(int thread);
+    void run_task(const Task& task, const cadran_batch& batch, int index, float* scratch);
+    void outputs(int thread, const cadran_batch& batch);
+    // Normalised (weights null: as they are) rows of x, ready for a product with `matrix`.
+    const Rows& enter(int thread, Room& room, int tokens, const Matrix& matrix, const Norm* norm, const float* x,
+                      size_t stride);
+    void project(int thread, const Matrix& matrix, const Rows& rows, int tokens, float* out, size_t stride, bool add);
+    void after(int thread, int tokens, const Norm& norm, const float* y);
+    void meet() { pool_.barrier().wait(); }
+    uint8_t* kv_block(int layer, int block, int head) const {
+        return cache_.data() + (static_cast<size_t>(layer) * static_cast<size_t>(blocks_) + static_cast<size_t>(block)) *
+                                   layer_block_ + static_cast<size_t>(head) * head_block_;
+    }
+
+    cadran_shape shape_;
+    std::vector<uint8_t> windowed_;
+    Pool pool_;
+    const Kernels& k_;
+    int blocks_, kv_, planes_, most_tokens_, padded_;
+    size_t head_block_, layer_block_, weight_bytes_ = 0;
+    size_t x_stride_, q_stride_, k_stride_, f_stride_;
+
+    std::vector<Memory> weights_;  // one a thread
+    std::vector<std::vector<float>> vectors_;
+    Matrix embedding_, head_;
+    const float* positions_ = nullptr;
+    const float* frequencies_ = nullptr;
+    const float* local_frequencies_ = nullptr;
+    Norm final_norm_;
+    std::vector<Layer> layers_;
+
+    Memory cache_;
+    Memory x_, y_, q_, key_, value_, gate_, up_, angles_, logits_;
+    size_t logit_rows_ = 0;
+    Room room_width_, room_heads_, room_hidden_, room_output_;
+    std::vector<Room> own_width_, own_heads_, own_hidden_, own_output_;  // one a thread, for few tokens
+    std::vector<Memory> scratch_;
+    Memory partials_;
+    std::vector<Task> tasks_;
+    std::vector<int> token_sequence_;
+    std::vector<std::atomic<int>> next_task_;
+    int split_rows_ = 0;  // rows whose chunks are spread over tasks, of this batch
+    struct Split { int token, kv_head, row_count, first_partial, partials; };
+    std::vector<Split> splits_;
+    float* out_logits_ = nullptr;
+    float* out_hidden_ = nullptr;
+    int out_columns_ = 0;
+    size_t out_stride_ = 0;
+};
+
+}  // namespace cadran

@@ -1,0 +1,4 @@
+"""The compiled core of the engine, through its C interface; see native/cadran.h.
+
+Public face: ``runner.NativeRunner``, ``library.available``.
+"""

@@ -1,0 +1,78 @@
+"""What is asked of the engine, and what comes back token by token."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from cadran.engine.grammar import Grammar
+from cadran.engine.sampler import SamplingParams
+
+Finish = Literal["stop", "length", "cancelled", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt to be continued, once or several times.
+
+    Attributes:
+        id: chosen by the caller, unlike any other that is under way.
+        prompt: ids, at least one.
+        params: how to choose; ``max_tokens`` of each answer.
+        stop_ids: ids that end an answer and are not part of it.
+        answers: how many continuations; answer i is drawn with ``seed + i``, greedy ones are equal.
+        grammar: what the answer must match, or None.
+        top: how many of the likeliest tokens to report with each token, 0 to 64; log-probabilities of the chosen ones
+            are reported when ``logprobs``.
+        logprobs: whether log-probabilities are wanted.
+        prompt_logprobs: whether those of the prompt's own tokens are wanted too.
+        guess: ids that the answer will probably contain (the ``prediction`` of OpenAI), as drafts.
+    """
+
+    id: int
+    prompt: tuple[int, ...]
+    params: SamplingParams = field(default_factory=SamplingParams)
+    stop_ids: tuple[int, ...] = ()
+    answers: int = 1
+    grammar: Grammar | None = None
+    top: int = 0
+    logprobs: bool = False
+    prompt_logprobs: bool = False
+    guess: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A token and how likely it was.
+
+    Attributes:
+        token: its id.
+        logprob: natural logarithm of its probability before temperature and filters, None where there is none (the
+            first token of a prompt) or none was asked for.
+        top: the likeliest tokens and their log-probabilities, likeliest first.
+    """
+
+    token: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Produced:
+    """What one step of the scheduler brought to one answer.
+
+    Attributes:
+        request: id of the request.
+        answer: which of its answers.
+        tokens: new tokens, stop ids left out.
+        finish: why the answer ended, None while it goes on.
+        message: what went wrong, with ``error``.
+        prompt: the prompt's tokens scored, once, with the first ``Produced`` of a request that asked for it.
+        cached: prompt tokens that were not read because their keys and values were there.
+    """
+
+    request: int
+    answer: int
+    tokens: tuple[Scored, ...] = ()
+    finish: Finish | None = None
+    message: str | None = None
+    prompt: tuple[Scored, ...] = ()
+    cached: int = 0

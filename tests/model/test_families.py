@@ -10,6 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cadran.engine.pieces import Piece, joined
 from cadran.engine.torch_runner import TorchRunner
 from cadran.errors import UserError
 from cadran.model.cache import KVCache
@@ -293,9 +294,11 @@ def test_greedy_continuation_is_that_of_transformers(
     never = transformers.GenerationConfig(max_new_tokens=64, do_sample=False, eos_token_id=None, pad_token_id=0)
     theirs.generation_config.eos_token_id = None  # else it is merged into ours
     expected = theirs.generate(ids, attention_mask=torch.ones_like(ids), generation_config=never)[0, 10:].tolist()
-    runner, waiting, said = TorchRunner(model), ids[0].tolist(), []
+    runner, waiting, said, read = TorchRunner(model, blocks=24, block_size=4), ids[0].tolist(), [], 0
     for _ in range(64):
-        waiting = [int(runner.advance(waiting).argmax())]
+        logits = runner.step(joined([Piece(waiting, read, range(24))]))
+        read += len(waiting)
+        waiting = [int(logits[0].argmax())]
         said += waiting
     assert len(expected) == 64
     assert said == expected

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from cadran import __version__
-from cadran.cli import export, inspect, models, pull, report, run, talk, tokenizer
+from cadran.cli import bench, doctor, export, inspect, models, pull, quantize, report, run, talk, tokenizer
 from cadran.errors import UserError
 
 app = typer.Typer(
@@ -28,7 +28,10 @@ app.command("pull")(pull.pull)
 app.add_typer(models.app, name="models")
 app.command("inspect")(inspect.inspect)
 app.command("export")(export.export)
+app.command("quantize")(quantize.quantize)
 app.add_typer(tokenizer.app, name="tokenizer")
+app.command("bench")(bench.bench)
+app.command("doctor")(doctor.doctor)
 
 
 @app.callback(invoke_without_command=True)

@@ -1,6 +1,7 @@
 """The conversation of ``cadran chat``: a prompt, streamed answers, a few commands."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 
 from rich.console import Console
@@ -26,10 +27,13 @@ class Conversation:
         params: how to choose tokens.
         system: a system message, or None.
         console: where to write.
+        stop: texts that end an answer.
     """
 
-    def __init__(self, engine: Engine, params: SamplingParams, system: str | None, console: Console) -> None:
-        self.engine, self.params, self.console = engine, params, console
+    def __init__(
+        self, engine: Engine, params: SamplingParams, system: str | None, console: Console, stop: Sequence[str] = ()
+    ) -> None:
+        self.engine, self.params, self.console, self.stop = engine, params, console, stop
         self.system = system
         self.messages: list[Message] = []
         self.reset()
@@ -44,6 +48,8 @@ class Conversation:
             self.console.print(f"{name}: {self.engine.context} tokens of context. /help lists commands, Ctrl-D leaves.")
             if not self.engine.chats:
                 self.console.print("This is a base model: it continues what you write instead of answering.")
+            if reason := self.engine.runner_reason:
+                self.console.print(f"It runs in torch: {reason}", style="dim", markup=False)
         while True:
             try:
                 line = input("› " if sys.stdin.isatty() else "").strip()
@@ -95,17 +101,18 @@ class Conversation:
     def say(self, text: str) -> str:
         """Send a message and stream the answer; Ctrl-C cuts the answer short and keeps what was said."""
         self.messages.append({"role": "user", "content": text})
-        if self.engine.chats:
-            events = self.engine.chat(self.messages, self.params)
-        else:
-            events = self.engine.generate(text, self.params)
         said = ""
         try:
-            for event in events:
-                said += event.text
-                print(event.text, end="", flush=True)
-        except KeyboardInterrupt:
-            pass
+            if self.engine.chats:
+                answer = self.engine.chat(self.messages, self.params, stop=self.stop)
+            else:
+                answer = self.engine.generate(text, self.params, stop=self.stop)
+            try:
+                for event in answer:
+                    said += event.text
+                    print(event.text, end="", flush=True)
+            except KeyboardInterrupt:
+                answer.close()
         except UserError:
             self.messages.pop()
             raise

@@ -1,86 +1,131 @@
-"""The engine: a model, its tokenizer and its chat template behind one call that streams text."""
+"""The engine: a model, its tokenizer and its chat template behind a few calls.
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+Threads and asyncio tasks may share one; their requests run together in one compute thread, and no answer depends on
+what else is under way.
+"""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
 
-from cadran.engine.sampler import SamplingParams, choose
-from cadran.engine.torch_runner import TorchRunner
+import numpy as np
+import numpy.typing as npt
+
+from cadran.engine.completion import Completion
+from cadran.engine.compute_thread import ComputeThread
+from cadran.engine.delivery import Delivery, Post
+from cadran.engine.embedding import embedding
+from cadran.engine.event import Event as Event  # where its readers have always found it
+from cadran.engine.grammar import Grammar, GrammarCompiler
+from cadran.engine.loading import (
+    Drafting,
+    Opened,
+    Renderer,
+    asked_runner,
+    open_drafter,
+    open_runner,
+    open_tokenizer,
+)
+from cadran.engine.request import Request, Scored
+from cadran.engine.runner import Runner
+from cadran.engine.sampler import SamplingParams
+from cadran.engine.scheduler import Scheduler
 from cadran.errors import UserError
-from cadran.model.checkpoint import load_model
-from cadran.model.transformer import Transformer
-from cadran.tokenizer.chat_template import find_template, stored_template, tokenizer_configuration
-from cadran.tokenizer.renderer import ChatRenderer, choose_renderer
-from cadran.tokenizer.stream import IncrementalDecoder
 from cadran.tokenizer.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from cadran.tokenizer.template_renderer import TemplateRenderer
+    from cadran.model.transformer import Transformer
 
-Message = dict[str, str]
-Renderer: TypeAlias = "ChatRenderer | TemplateRenderer"
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """A piece of an answer.
-
-    Attributes:
-        text: whole characters, possibly none yet.
-        token: id of the token that brought it; None in the last event when text was only waiting.
-        finish: ``stop`` at a stop token, ``length`` when the limit was reached, else None.
-    """
-
-    text: str
-    token: int | None
-    finish: Literal["stop", "length"] | None = None
+Message = Mapping[str, Any]
+Prompt = str | Sequence[int]
 
 
 class Engine:
-    """Generates text with one model.
+    """Generates, scores and embeds text with one model.
 
     Args:
-        model: in evaluation mode.
+        model: in evaluation mode, run by torch; its weights must not change while the engine lives. None when a
+            runner is given.
         tokenizer: the model's own.
         renderer: of conversations; None for a model that only continues texts.
+        opened: a runner that is ready, instead of the model.
+        drafting: who guesses tokens for the model to verify; never changes a text.
+
+    Attributes:
+        model: as given, or the one the runner was made of; None with the native core.
+        runner: what computes; only the engine's own thread may call it.
+        runner_reason: why it is not the native core although it was free to be; else "".
     """
 
-    def __init__(self, model: Transformer, tokenizer: Tokenizer, renderer: "Renderer | None") -> None:
-        self.model, self.tokenizer, self.renderer = model, tokenizer, renderer
-        self._runner = TorchRunner(model)
+    def __init__(
+        self,
+        model: "Transformer | None",
+        tokenizer: Tokenizer,
+        renderer: "Renderer | None",
+        *,
+        opened: Opened | None = None,
+        drafting: Drafting | None = None,
+    ) -> None:
+        if opened is None:
+            if model is None:
+                raise ValueError("an engine needs a model or a runner")
+            from cadran.engine.torch_runner import TorchRunner
+
+            opened = Opened(TorchRunner(model), model)
+        self.model, self.tokenizer, self.renderer = opened.model, tokenizer, renderer
+        self.runner, self.runner_reason = opened.runner, opened.reason
+        # Some embeddings have more rows than there are tokens; those rows mean nothing.
+        self.runner.vocabulary = min(self.runner.vocabulary, tokenizer.vocabulary_size)
+        self._compute = _compute_thread(self.runner, drafting)
 
     @classmethod
-    def load(cls, path: Path, template: str | None = None, adapter: Path | None = None) -> "Engine":
+    def load(
+        cls,
+        path: Path,
+        template: str | None = None,
+        adapter: Path | None = None,
+        *,
+        runner: str | None = None,
+        threads: int | None = None,
+        context: int | None = None,
+        kv: str = "f16",
+        activations: str = "int16",
+        draft: "Path | Literal['lookup'] | None" = None,
+    ) -> "Engine":
         """Open a model.
 
         Args:
             path: a model directory, or a ``.gguf`` file.
             template: a named chat template to use instead of the model's own.
             adapter: folder of a LoRA adapter in PEFT's format, which is applied unmerged.
+            runner: ``native``, ``torch`` or ``auto``; None takes what ``CADRAN_RUNNER`` says, else ``auto``.
+            threads: of the computation; None takes what the machine gives.
+            context: most tokens of prompt and answer together; None takes the model's own.
+            kv: how the native core keeps keys and values, ``f32``, ``f16`` or ``int8``.
+            activations: what the native core multiplies integer weights by: ``int16`` adds nothing to the weights' own
+                rounding, ``int8`` reads prompts and serves many requests up to twice as fast.
+            draft: a smaller model with the same vocabulary, whose guesses it verifies, or ``lookup``, which guesses
+                that a text repeats itself. Faster where the guesses are often right, and never another text.
 
         Raises:
-            UserError: it is no model, or it is damaged; there is no such template, or the adapter does not fit.
+            UserError: it is no model, or it is damaged; there is no such template, the adapter or the draft model does
+                not fit, or a setting is out of range.
         """
-        if path.is_file():
-            from cadran.model.gguf.reader import GgufFile
-            from cadran.tokenizer.gguf_vocabulary import tokenizer_from_gguf
-
-            with GgufFile.open(path) as file:
-                serialised, configuration = tokenizer_from_gguf(file.metadata)
-            tokenizer = Tokenizer(serialised, config=configuration)
-            stored = stored_template(configuration)
-        else:
-            tokenizer = Tokenizer.load(path)
-            configuration, stored = tokenizer_configuration(path), find_template(path)
-        chats = stored is not None or template is not None
-        renderer = choose_renderer(tokenizer, stored, template, configuration) if chats else None
-        model = load_model(path)
-        if adapter is not None:
-            from cadran.model.lora_files import load_adapter
-
-            load_adapter(model, adapter)
-        return cls(model, tokenizer, renderer)
+        choice = asked_runner(runner)
+        # Reading the weights needs no Python: the tokenizer is opened meanwhile.
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            opening = pool.submit(
+                open_runner, path, choice, threads=threads, adapter=adapter, context=context, kv=kv,
+                activations=activations,
+            )  # fmt: skip
+            tokenizer, renderer = open_tokenizer(path, template)
+            opened = opening.result()
+        drafting = None if draft is None else open_drafter(draft, choice, tokenizer, threads)
+        return cls(None, tokenizer, renderer, opened=opened, drafting=drafting)
 
     @property
     def chats(self) -> bool:
@@ -90,48 +135,101 @@ class Engine:
     @property
     def context(self) -> int:
         """Most tokens of prompt and answer together."""
-        return self.model.config.context
+        return self.runner.context
 
-    def stream(self, ids: Sequence[int], params: SamplingParams, stop: Sequence[int]) -> Iterator[Event]:
-        """Continue a sequence of tokens.
+    def stream(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        stop: str | Sequence[str] = (),
+        stop_ids: Sequence[int] | None = None,
+        grammar: Grammar | Mapping[str, Any] | None = None,
+        answers: int = 1,
+        logprobs: bool = False,
+        top: int = 0,
+        prompt_logprobs: bool = False,
+        guess: Prompt = (),
+        **sampling: Any,
+    ) -> Completion:
+        """Continue a text or a sequence of tokens. Computing begins at once.
 
         Args:
-            ids: the prompt, at least one token.
+            prompt: a text, continued as a document would go on (no chat template), or ids, taken as they are.
             params: how to choose; generation also ends where the context does.
-            stop: ids that end the answer and are not part of it.
+            stop: strings that end an answer and are not part of it.
+            stop_ids: the same for ids; None takes those that end a text.
+            grammar: what an answer must match: one of ``{"json_schema": ...}``, ``{"json_object": True}``,
+                ``{"regex": ...}``, ``{"choice": [...]}``, ``{"ebnf": ...}``, or a compiled one.
+            answers: how many; answer i is drawn with ``seed + i``.
+            logprobs: report the log-probability of every token.
+            top: report this many of the likeliest tokens with every token, 0 to 64.
+            prompt_logprobs: report the prompt's tokens with their log-probabilities.
+            guess: what the answer will probably contain; it is checked several tokens at a time, and changes nothing.
+            sampling: single fields of ``params``, e.g. ``temperature=0``.
+
+        Returns:
+            The answers, to be read as events or whole.
 
         Raises:
-            UserError: the prompt leaves no room for an answer.
+            UserError: the prompt is empty or leaves no room for an answer, or an argument is out of range.
         """
+        ids = self.prompt_ids(prompt) if isinstance(prompt, str) else [int(id) for id in prompt]
+        stops = tuple(self.tokenizer.eos_ids if stop_ids is None else stop_ids)
+        if grammar is not None:  # it ends with one of these, and nothing else
+            stops = tuple(dict.fromkeys((*stops, *self._grammar_ends)))
+        self._check(ids, answers, top)
+        request = Request(
+            id=self._compute.next_id(),
+            prompt=tuple(ids),
+            params=replace(params or SamplingParams(), **sampling),
+            stop_ids=stops,
+            answers=answers,
+            grammar=self.grammar(grammar) if isinstance(grammar, Mapping) else grammar,
+            top=top,
+            logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
+            guess=tuple(self.tokenizer.encode(guess) if isinstance(guess, str) else guess),
+        )
+        post = Post()
+        delivery = Delivery(request, self.tokenizer, (stop,) if isinstance(stop, str) else stop, post)
+        compute, number = self._compute, request.id
+        compute.submit(delivery)
+        return Completion(post, answers, lambda: compute.cancel(number))
+
+    def _check(self, ids: Sequence[int], answers: int, top: int) -> None:
+        if not ids:
+            raise UserError("the prompt is empty and this model knows no beginning of a text; give it a few words")
         if len(ids) >= self.context:
             raise UserError(
                 f"the prompt has {len(ids)} tokens and this model reads {self.context} with its answer; shorten it"
             )
-        decoder = IncrementalDecoder(self.tokenizer, skip_special=True, continues=True)
-        waiting, position = self._runner.rewind(ids), len(ids)
-        limit = min(self.context, position + params.max_tokens)
-        while position < limit:
-            # Some embeddings have more rows than there are tokens; those rows mean nothing.
-            logits = self._runner.advance(waiting)[: self.tokenizer.vocabulary_size]
-            token = choose(logits, params, position)
-            if token in stop:
-                yield Event(decoder.flush(), None, "stop")
-                return
-            position += 1
-            yield Event(decoder.push(token), token)
-            waiting = [token]
-        yield Event(decoder.flush(), None, "length")
+        if not 0 <= min(ids) <= max(ids) < self.tokenizer.vocabulary_size:
+            raise UserError(f"the prompt has ids outside 0 to {self.tokenizer.vocabulary_size - 1}; encode it anew")
+        if answers < 1:
+            raise UserError(f"answers is {answers}; ask for one at least")
+        if not 0 <= top <= 64:
+            raise UserError(f"top is {top}; give a number from 0 to 64")
 
-    def generate(self, prompt: str, params: SamplingParams) -> Iterator[Event]:
+    def generate(self, prompt: str, params: SamplingParams | None = None, **options: Any) -> Completion:
         """Continue a text as a document would go on (no chat template).
 
+        ``print(engine.generate("Once upon a time"))`` waits for the whole text; ``for event in engine.generate(...)``
+        shows it as it is made.
+
+        Args:
+            prompt: the text.
+            params: how to choose.
+            options: those of ``stream``, and single fields of ``params``.
+
         Raises:
-            UserError: there is nothing to continue, and the model knows no beginning of text.
+            UserError: there is nothing to continue, and the model knows no beginning of text; or as ``stream``.
         """
-        ids = [*self.opening_ids, *self.tokenizer.encode(prompt)]
-        if not ids:
-            raise UserError("the prompt is empty and this model knows no beginning of a text; give it a few words")
-        return self.stream(ids, params, self.tokenizer.eos_ids)
+        return self.stream(self.prompt_ids(prompt), params, **options)
+
+    def prompt_ids(self, text: str) -> list[int]:
+        """A text as the model reads it: what it was taught that a text begins with, then the text's own ids."""
+        return [*self.opening_ids, *self.tokenizer.encode(text)]
 
     @property
     def opening_ids(self) -> list[int]:
@@ -141,24 +239,130 @@ class Engine:
         # The documents that Cadran trains on begin where the one before ended.
         return [self.tokenizer.end_of_text] if self.tokenizer.is_ours else []
 
-    def chat(self, messages: Sequence[Message], params: SamplingParams) -> Iterator[Event]:
+    def chat(self, messages: Sequence[Message], params: SamplingParams | None = None, **options: Any) -> Completion:
         """Answer a conversation; the oldest turns are forgotten when the context cannot hold them and an answer.
 
         Args:
             messages: ``role`` and ``content``, a leading system message is never forgotten.
             params: how to choose.
+            options: those of ``stream``, and single fields of ``params``.
 
         Raises:
-            UserError: the model knows no turns, or its template refuses these.
+            UserError: the model knows no turns, or its template refuses these; or as ``stream``.
         """
         if self.renderer is None:
             raise UserError("this model has no chat template; name its format with --template, or use none with --raw")
+        chosen = _chosen(params, options)
         kept = list(messages)
-        first = 1 if kept and kept[0]["role"] == "system" else 0
+        first = 1 if kept and kept[0].get("role") == "system" else 0
         # Half of the context is the least an answer is given, unless fewer tokens were asked for.
-        room = min(params.max_tokens, self.context // 2)
+        room = min(chosen.max_tokens, self.context // 2)
         ids = self.renderer.render(kept, add_generation_prompt=True).ids
         while len(ids) + room > self.context and len(kept) > first + 1:
-            del kept[first : first + 2 if kept[first]["role"] == "user" else first + 1]
+            del kept[first : first + 2 if kept[first].get("role") == "user" else first + 1]
             ids = self.renderer.render(kept, add_generation_prompt=True).ids
-        return self.stream(ids, params, self.renderer.stop_ids)
+        return self.stream(ids, chosen, **({"stop_ids": self.renderer.stop_ids} | options))
+
+    def score(self, text: Prompt, top: int = 0) -> list[Scored]:
+        """How likely each token of a text is, given those before it.
+
+        Args:
+            text: a text, which the model reads after its beginning of a text if it knows one; or ids, as they are.
+            top: report this many of the likeliest tokens at each place, 0 to 64.
+
+        Returns:
+            The text's own tokens; the very first has no log-probability where nothing stands before it.
+
+        Raises:
+            UserError: the text is empty, or longer than the context less one.
+        """
+        opening = len(self.opening_ids) if isinstance(text, str) else 0
+        read = self.stream(text, max_tokens=1, temperature=0, top=top, prompt_logprobs=True)
+        return list(read.prompt[opening:])
+
+    def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Texts as vectors: the mean of the final hidden states of each, of length one.
+
+        Args:
+            texts: any number; none of them empty, each within the context.
+
+        Returns:
+            Shape (n, width); the dot product of two rows is the cosine of their angle.
+
+        Raises:
+            UserError: a text is empty or too long.
+        """
+        opening = self.opening_ids
+        sequences = [[*opening, *self.tokenizer.encode(text)] for text in texts]
+        for number, ids in enumerate(sequences, start=1):
+            if len(ids) == len(opening):
+                raise UserError(f"text {number} is empty; leave it out")
+            if len(ids) > self.context:
+                raise UserError(
+                    f"text {number} has {len(ids)} tokens and this model reads {self.context}; cut it into pieces"
+                )
+        runner, skipped = self.runner, len(opening)
+        return self._compute.run(lambda scheduler: embedding(scheduler, runner, sequences, skipped)).result()
+
+    def grammar(self, description: Mapping[str, Any]) -> Grammar:
+        """Compile what an answer must match; equal ones are compiled once.
+
+        Args:
+            description: see ``stream``.
+
+        Raises:
+            UserError: it is no grammar, or nothing can match it.
+        """
+        compiler = self._grammars
+        match dict(description):
+            case {"json_schema": schema, **rest} if not rest:
+                return compiler.json_schema(schema)
+            case {"json_object": True, **rest} if not rest:
+                return compiler.json_object()
+            case {"regex": str(pattern), **rest} if not rest:
+                return compiler.regex(pattern)
+            case {"choice": [*texts], **rest} if not rest:
+                return compiler.choice(texts)
+            case {"ebnf": str(rules), **rest} if not rest:
+                return compiler.ebnf(rules)
+        raise UserError("a grammar is one of json_schema, json_object, regex, choice and ebnf; give one of them")
+
+    @cached_property
+    def _grammars(self) -> GrammarCompiler:
+        return GrammarCompiler(self.tokenizer, self._grammar_ends)
+
+    @cached_property
+    def _grammar_ends(self) -> tuple[int, ...]:
+        """Ids that end a text or a turn."""
+        of_turns = self.renderer.stop_ids if self.renderer is not None else ()
+        return tuple(dict.fromkeys((*of_turns, *self.tokenizer.eos_ids)))
+
+    def close(self) -> None:
+        """End what is under way and give the memory back; afterwards nothing more can be asked."""
+        self._compute.close()
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _chosen(params: SamplingParams | None, options: dict[str, Any]) -> SamplingParams:
+    """The params with the fields among the options, which are taken out of them."""
+    names = [field.name for field in fields(SamplingParams) if field.name in options]
+    return replace(params or SamplingParams(), **{name: options.pop(name) for name in names})
+
+
+def _compute_thread(runner: Runner, drafting: Drafting | None) -> ComputeThread[Scheduler]:
+    """Apart from the engine, so that the thread holds the runners and not the engine."""
+
+    def release() -> None:
+        runner.close()
+        if drafting is not None and drafting.runner is not None:
+            drafting.runner.close()
+
+    drafter = None if drafting is None else drafting.drafter
+    return ComputeThread(lambda: Scheduler(runner, drafter=drafter), release)

@@ -31,7 +31,7 @@ class Question:
 def answer(engine: Engine, prompt: str, max_tokens: int, temperature: float = 0.0, seed: int = 0) -> str:
     """The engine's answer to one question, most likely tokens by default."""
     params = SamplingParams(temperature=temperature, max_tokens=max_tokens, seed=seed)
-    return "".join(event.text for event in engine.chat([{"role": "user", "content": prompt}], params)).strip()
+    return engine.chat([{"role": "user", "content": prompt}], params).text.strip()
 
 
 def answers(

@@ -101,21 +101,26 @@ class ByteDetokenizer(Detokenizer):
     """A byte-level vocabulary, spelt in the printable alphabet of GPT-2."""
 
     def __init__(self, core: Any) -> None:
-        added = {id: token.content.encode("utf-8") for id, token in core.get_added_tokens_decoder().items()}
-        alphabet = _alphabet()
-        self._raw = [
-            added[id] if id in added else b"" if token is None else _raw_bytes(token, alphabet)
-            for id, token in enumerate(_tokens(core))
-        ]
+        self._tokens = _tokens(core)
+        self._alphabet = _alphabet()
+        # Filled as tokens are met: all of them at once would cost a tenth of a second at every start.
+        self._raw: dict[int, bytes] = {
+            id: token.content.encode("utf-8") for id, token in core.get_added_tokens_decoder().items()
+        }
 
     @property
     def size(self) -> int:
-        return len(self._raw)
+        return len(self._tokens)
 
     def token_bytes(self, id: int) -> bytes:
-        if 0 <= id < len(self._raw):
-            return self._raw[id]
-        raise self._outside(id)
+        raw = self._raw.get(id)
+        if raw is not None:
+            return raw
+        if not 0 <= id < len(self._tokens):
+            raise self._outside(id)
+        token = self._tokens[id]
+        raw = self._raw[id] = b"" if token is None else _raw_bytes(token, self._alphabet)
+        return raw
 
     def decode(self, ids: Iterable[int]) -> str:
         return b"".join(map(self.token_bytes, ids)).decode("utf-8", errors="replace")

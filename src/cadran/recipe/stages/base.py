@@ -77,13 +77,13 @@ class BaseStage:
 
 def _samples(model: Transformer, tokenizer: Tokenizer, recipe: Recipe) -> list[dict[str, Any]]:
     """One continuation of each of the recipe's prompts, drawn with the recipe's seed."""
-    engine = Engine(model.eval(), tokenizer, None)
     params = SamplingParams(temperature=0.7, top_p=0.9, seed=recipe.seed, max_tokens=recipe.base.sample_tokens)
-    return [
-        {"language": language, "prompt": prompt, "text": "".join(e.text for e in engine.generate(prompt, params))}
-        for language, prompts in sorted(recipe.base.prompts.items())
-        for prompt in prompts
-    ]
+    with Engine(model.eval(), tokenizer, None) as engine:
+        return [
+            {"language": language, "prompt": prompt, "text": engine.generate(prompt, params).text}
+            for language, prompts in sorted(recipe.base.prompts.items())
+            for prompt in prompts
+        ]
 
 
 def _baselines(context: StageContext, training: TokenShard, validation: TokenShard) -> dict[str, Any]:

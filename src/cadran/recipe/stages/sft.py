@@ -57,7 +57,8 @@ class SftStage:
         supervised = int(shard.supervised.sum()) if shard.supervised is not None else 0
         results |= {"rows": {"train": dict(sorted(counts.items()))}, "supervised_tokens": supervised}
         held_out = [d for d, split in documents if split == "validation" and "messages" not in d.meta]
-        results |= _examine(Engine(model.eval(), tokenizer, renderer), held_out, context)
+        with Engine(model.eval(), tokenizer, renderer) as engine:
+            results |= _examine(engine, held_out, context)
         write_json(context.folder / "results.json", results)
         write_model(context, model, tokenizer, results, chat=True)
 

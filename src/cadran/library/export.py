@@ -19,6 +19,8 @@ from cadran.library.vetting import is_companion
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cadran.model.gguf.encoded import Encoded
+
 _TORCH = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 _REWRITTEN = frozenset({RECORD, "config.json", "generation_config.json"})
 
@@ -29,7 +31,16 @@ def model_label(model: str) -> str:
     return (path.resolve().name if path.exists() else model.replace("/", "-")).removesuffix(".gguf")
 
 
-def export_gguf_file(path: Path, output: Path, kind: str, *, name: str, force: bool = False) -> Path:
+def export_gguf_file(
+    path: Path,
+    output: Path,
+    kind: str,
+    *,
+    name: str,
+    force: bool = False,
+    weights: Mapping[str, "Tensor"] | None = None,
+    encoded: Mapping[str, "Encoded"] | None = None,
+) -> Path:
     """Write a model as a GGUF file that llama.cpp opens.
 
     Args:
@@ -38,6 +49,8 @@ def export_gguf_file(path: Path, output: Path, kind: str, *, name: str, force: b
         kind: of the matrices: q8_0, q4_0 or f16.
         name: for ``general.name``.
         force: replace a file that is there.
+        weights: by their names in a checkpoint, instead of the model's own.
+        encoded: see `cadran.model.gguf.translate.export_gguf`.
 
     Returns:
         The file.
@@ -47,25 +60,41 @@ def export_gguf_file(path: Path, output: Path, kind: str, *, name: str, force: b
     """
     from cadran.model.gguf.translate import GgufModel, export_gguf
 
-    if output.exists() and (not force or not output.is_file()):
-        raise UserError(f"{output} is there already: add --force to replace it, or choose another with --output")
-    if output.exists() and path.is_file() and output.samefile(path):
-        raise UserError(f"{output} is the model itself: choose another file with --output")
-    _refuse_missing_folder(output)
+    refuse_file(path, output, force)
     header = read_header(path)
     licence = _record_licence(path) or header.licence
     if path.is_file():
         with GgufModel.open(path) as model:
             tokenizer = {key: value for key, value in model.metadata.items() if key.startswith("tokenizer.")}
-            export_gguf(output, model.config, StreamedWeights(model), tokenizer, kind, name, licence)
+            streamed = StreamedWeights(model) if weights is None else weights
+            export_gguf(output, model.config, streamed, tokenizer, kind, name, licence, encoded)
         return output
     from cadran.tokenizer.gguf_vocabulary import gguf_metadata
 
     serialised, settings = _tokenizer_files(path)
     tokenizer = gguf_metadata(serialised, settings, _vocabulary(header))
-    with LazyWeights(path) as weights:
-        export_gguf(output, header.config, weights, tokenizer, kind, name, licence)
+    with LazyWeights(path) as stored:
+        own = stored if weights is None else weights
+        export_gguf(output, header.config, own, tokenizer, kind, name, licence, encoded)
     return output
+
+
+def refuse_file(path: Path, output: Path, force: bool) -> None:
+    """Stop before work is done for a file that may not be written.
+
+    Args:
+        path: of the model.
+        output: the file.
+        force: whether one that is there may be replaced.
+
+    Raises:
+        UserError: it is there already, is the model itself, or its folder is missing.
+    """
+    if output.exists() and (not force or not output.is_file()):
+        raise UserError(f"{output} is there already: add --force to replace it, or choose another with --output")
+    if output.exists() and path.is_file() and output.samefile(path):
+        raise UserError(f"{output} is the model itself: choose another file with --output")
+    _refuse_missing_folder(output)
 
 
 def export_folder(

@@ -62,7 +62,7 @@ class Ours:
     def __init__(self, path: Path, threads: int) -> None:
         from cadran.engine.engine import Engine
 
-        self._engine = Engine.load(path, runner="native", threads=threads)
+        self._engine = Engine.load(path, runner="native", threads=threads, activations="int8")
 
     async def stream(self, prompt: list[int], tokens: int) -> AsyncIterator[tuple[str, int]]:
         """Text and number of tokens of each event."""

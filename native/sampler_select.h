@@ -16,7 +16,7 @@ constexpr int ID_BITS = 20;
 constexpr Key ID_MASK = (Key{1} << ID_BITS) - 1;
 
 inline Key key_of(double weight, size_t id) {
-    const double shifted = weight + 4503599627370496.0;  // 2^52: the weight is then the low bits; no conversion is faster
+    const double shifted = weight + 4503599627370496.0;  // 2^52: its low bits are the weight, faster than converting
     Key bits;
     std::memcpy(&bits, &shifted, sizeof bits);
     return bits << ID_BITS | (ID_MASK - id);

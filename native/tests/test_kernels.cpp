@@ -53,8 +53,8 @@ namespace {
 
 struct Filled {
     Room room;
-    Filled(const std::vector<float>& x, int tokens, int columns) {
-        CHECK(room.reserve(tokens, columns, 1), "no memory");
+    Filled(const std::vector<float>& x, int tokens, int columns, int planes) {
+        CHECK(room.reserve(tokens, columns, planes), "no memory");
         float* to = const_cast<float*>(room.rows.x);
         const size_t wide = static_cast<size_t>(room.rows.columns), given = static_cast<size_t>(columns);
         for (size_t t = 0; t < static_cast<size_t>(tokens); t++)
@@ -63,15 +63,15 @@ struct Filled {
 };
 
 void quantise_equals(const Kernels& a, const Kernels& b, Random& random, float scale) {
-    const int tokens = random.between(1, 5), columns = random.between(1, 200);
+    const int tokens = random.between(1, 5), columns = random.between(1, 200), planes = random.between(1, 2);
     std::vector<float> x = random.reals(static_cast<size_t>(tokens * columns), scale);
     if (random.below(4) == 0) x[static_cast<size_t>(random.below(tokens * columns))] = random.below(2) ? 1 / 0.0f : -0.0f / 0.0f;
     if (random.below(4) == 0)
         for (float& f : x) f = random.below(3) ? 0 : f;
-    Filled one(x, tokens, columns), two(x, tokens, columns);
+    Filled one(x, tokens, columns, planes), two(x, tokens, columns, planes);
     for (int t = 0; t < tokens; t++) a.quantise(one.room.rows, t), b.quantise(two.room.rows, t);
     const Rows &p = one.room.rows, &q = two.room.rows;
-    const size_t n = static_cast<size_t>(tokens), groups = n * static_cast<size_t>(p.columns / GROUP);
+    const size_t n = static_cast<size_t>(tokens * planes), groups = n * static_cast<size_t>(p.columns / GROUP);
     CHECK(!std::memcmp(p.q, q.q, n * static_cast<size_t>(p.columns)), "%s bytes, %d columns", b.name, columns);
     CHECK(same(p.scale, q.scale, groups) && same(p.sum, q.sum, groups), "%s scales, %d columns", b.name, columns);
     CHECK(!std::memcmp(p.minus128, q.minus128, groups * 4) && !std::memcmp(p.minus8, q.minus8, groups * 4), "%s sums",
@@ -83,7 +83,8 @@ void multiply_equals(const Kernels& a, const Kernels& b, Random& random, int kin
     const int blocks = random.between(1, 6), columns = random.between(1, 150);
     const int tokens = random.below(3) ? random.between(1, 14) : random.between(235, 250);
     const std::vector<uint8_t> weights = random_weights(random, kind, blocks * LANES - random.below(LANES), columns, 0);
-    const Filled rows(random.reals(static_cast<size_t>(tokens * columns)), tokens, columns);
+    const int planes = random.between(1, 2);
+    const Filled rows(random.reals(static_cast<size_t>(tokens * columns)), tokens, columns, planes);
     if (quantised(kind))
         for (int t = 0; t < tokens; t++) a.quantise(rows.room.rows, t);
     const bool add = random.below(2);
@@ -92,13 +93,12 @@ void multiply_equals(const Kernels& a, const Kernels& b, Random& random, int kin
     std::vector<float> one = before, two = before, alone = before;
     a.multiply(kind, weights.data(), blocks, columns, rows.room.rows, tokens, one.data(), stride, add);
     b.multiply(kind, weights.data(), blocks, columns, rows.room.rows, tokens, two.data(), stride, add);
-    CHECK(same(one.data(), two.data(), one.size()), "%s kind %d, %d blocks, %d columns, %d tokens", b.name, kind, blocks,
-          columns, tokens);
+    CHECK(same(one.data(), two.data(), one.size()), "%s kind %d, %d blocks, %d columns, %d tokens, %d planes", b.name, kind,
+          blocks, columns, tokens, planes);
     // And one token has the bits it has among many.
     Rows rest = rows.room.rows;
-    const int t = random.below(tokens), wide = rest.columns, groups = wide / GROUP;
-    rest.x += t * wide, rest.q += t * wide, rest.scale += t * groups, rest.minus128 += t * groups;
-    rest.minus8 += t * groups, rest.sum += t * groups;
+    const int t = random.below(tokens), wide = rest.columns, at = t * planes * (wide / GROUP);
+    rest.x += t * wide, rest.q += t * planes * wide, rest.scale += at, rest.minus128 += at, rest.minus8 += at, rest.sum += at;
     float* to = alone.data() + static_cast<size_t>(t) * stride;
     b.multiply(kind, weights.data(), blocks, columns, rest, 1, to, stride, add);
     CHECK(same(to, two.data() + static_cast<size_t>(t) * stride, static_cast<size_t>(blocks * LANES)),
@@ -120,7 +120,7 @@ void extremes_equal(const Kernels& a, const Kernels& b) {
                 const size_t head = kind == I4M ? 128 : 64;
                 for (size_t pair = 0; pair < weights.size(); pair += pair_bytes(kind))
                     for (size_t i = 0; i < head; i += 2) weights[pair + i] = 0, weights[pair + i + 1] = 0x3c;  // 1.0
-                const Filled rows(std::vector<float>(columns * 2, sign), 2, columns);
+                const Filled rows(std::vector<float>(columns * 2, sign), 2, columns, 1);
                 for (int t = 0; t < 2; t++) a.quantise(rows.room.rows, t);
                 float one[32], two[32];
                 a.multiply(kind, weights.data(), 1, columns, rows.room.rows, 2, one, 16, false);

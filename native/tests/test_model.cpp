@@ -20,8 +20,9 @@ struct TinyModel {
     std::vector<cadran_tensor> tensors;
     std::vector<uint8_t> bytes, windowed = std::vector<uint8_t>(64);
     char path[32] = "/tmp/cadran-test-XXXXXX";
+    int planes;  // bytes of an activation
 
-    explicit TinyModel(uint64_t seed) : random_(seed) {
+    explicit TinyModel(uint64_t seed) : planes(seed % 4 < 2 ? 1 : 2), random_(seed) {
         const int group = random_.between(1, 3), kv_heads = random_.between(1, 2), width = random_.between(20, 70);
         const int head = 2 * random_.between(3, 12), hidden = random_.between(20, 90), heads = group * kv_heads;
         shape = {random_.between(30, 90), 2, width, heads, kv_heads, head, hidden, 700,
@@ -87,7 +88,7 @@ using Open = std::unique_ptr<cadran_model, void (*)(cadran_model*)>;
 
 Open open(const TinyModel& tiny, const char* isa, int threads, int kv) {
     cadran_model* model = cadran_open(&tiny.shape, tiny.tensors.data(), static_cast<int32_t>(tiny.tensors.size()), tiny.path,
-                                      threads, BLOCKS, kv, 1 + threads % 2, MOST, isa);
+                                      threads, BLOCKS, kv, tiny.planes, MOST, isa);
     CHECK(model, "%s", cadran_error());
     return {model, cadran_close};
 }

@@ -410,14 +410,15 @@ int Model::burst(const cadran_batch& batch, cadran_sampler** samplers, int colum
     if (count < 1) return 0;
     std::vector<int32_t> ids(batch.ids, batch.ids + count), positions(batch.positions, batch.positions + count);
     std::vector<int32_t> chosen(n);
-    std::vector<float> logits(n * static_cast<size_t>(columns));
+    burst_logits_.resize(std::max(burst_logits_.size(), n * static_cast<size_t>(columns)));
+    float* logits = burst_logits_.data();
     cadran_batch now = batch;
     now.ids = ids.data();
     now.positions = positions.data();
     for (int step_number = 0; step_number < steps; step_number++) {
         if (refuses(now)) return step_number;
         plan(now);
-        out_logits_ = logits.data();
+        out_logits_ = logits;
         out_hidden_ = nullptr;
         out_columns_ = columns;
         pool_.run([&](int thread) {
@@ -425,7 +426,7 @@ int Model::burst(const cadran_batch& batch, cadran_sampler** samplers, int colum
             const Range mine = share(count, thread, pool_.threads());
             for (int i = mine.first; i < mine.last; i++)
                 chosen[static_cast<size_t>(i)] =
-                    cadran_sampler_choose(samplers[i], logits.data() + static_cast<size_t>(i) * static_cast<size_t>(columns),
+                    cadran_sampler_choose(samplers[i], logits + static_cast<size_t>(i) * static_cast<size_t>(columns),
                                           columns, positions[static_cast<size_t>(i)] + 1, nullptr, nullptr);
         });
         bool ends = false;

@@ -131,6 +131,7 @@ private:
     int split_rows_ = 0;  // rows whose chunks are spread over tasks, of this batch
     struct Split { int token, kv_head, row_count, first_partial, partials; };
     std::vector<Split> splits_;
+    std::vector<float> burst_logits_;
     float* out_logits_ = nullptr;
     float* out_hidden_ = nullptr;
     int out_columns_ = 0;

@@ -209,17 +209,18 @@ void Model::layer(int thread, const cadran_batch& batch, int index) {
 
     before = l.before_mlp.weight ? &l.before_mlp : nullptr;
     rows = &enter(thread, room_width_, n, l.up, before, x, x_stride_);
+    // The gate, or the only projection, is made where the next product reads it, and activated there.
     float* hidden = const_cast<float*>(room_hidden_.rows.x);
     const size_t wide = static_cast<size_t>(room_hidden_.rows.columns);
-    if (l.gate.present()) project(thread, l.gate, *rows, n, gate_.as<float>(), f_stride_, false);
-    project(thread, l.up, *rows, n, up_.as<float>(), f_stride_, false);
+    const bool gated = l.gate.present();
+    if (gated) project(thread, l.gate, *rows, n, hidden, wide, false);
+    project(thread, l.up, *rows, n, gated ? up_.as<float>() : hidden, gated ? f_stride_ : wide, false);
     const Stripe& stripe = l.up.stripes[static_cast<size_t>(thread)];
     const size_t first = static_cast<size_t>(stripe.first) * LANES;
     for (int t = 0; t < n; t++) {
         const float* up = up_.as<float>() + static_cast<size_t>(t) * f_stride_ + first;
-        const float* gate = gate_.as<float>() + static_cast<size_t>(t) * f_stride_ + first;
-        float* to = hidden + static_cast<size_t>(t) * wide + first;
-        k_.gate(shape_.activation, l.gate.present() ? gate : up, l.gate.present() ? up : nullptr, stripe.count * LANES, to);
+        float* row = hidden + static_cast<size_t>(t) * wide + first;
+        k_.gate(shape_.activation, row, gated ? up : nullptr, stripe.count * LANES, row);
     }
     meet();
     rows = &enter(thread, room_hidden_, n, l.down, nullptr, hidden, wide);

@@ -119,7 +119,7 @@ private:
     std::vector<Layer> layers_;
 
     Memory cache_;
-    Memory x_, y_, q_, key_, value_, gate_, up_, angles_, logits_;
+    Memory x_, y_, q_, key_, value_, up_, angles_, logits_;
     size_t logit_rows_ = 0;
     Room room_width_, room_heads_, room_hidden_, room_output_;
     std::vector<Room> own_width_, own_heads_, own_hidden_, own_output_;  // one a thread, for few tokens

@@ -268,7 +268,7 @@ bool Model::reserve(std::string& error) {
     bool enough = cache_.reserve(block_bytes() * static_cast<size_t>(blocks_), false);
     enough = enough && x_.reserve(n * x_stride_ * 4, false) && y_.reserve(n * x_stride_ * 4, false) &&
              q_.reserve(n * q_stride_ * 4, false) && key_.reserve(n * k_stride_ * 4, false) &&
-             value_.reserve(n * k_stride_ * 4, false) && gate_.reserve(n * f_stride_ * 4, false) &&
+             value_.reserve(n * k_stride_ * 4, false) &&
              up_.reserve(n * f_stride_ * 4, false) &&
              angles_.reserve(n * static_cast<size_t>(shape_.rotary + 1) * 2 * 4, false);
     enough = enough && room_width_.reserve(most_tokens_, shape_.width, planes_) && room_heads_.reserve(most_tokens_, heads, planes_) &&

@@ -133,17 +133,15 @@ void Model::embed(int thread, const cadran_batch& batch) {
     meet();
 }
 
-const Rows& Model::enter(int thread, Room& room, int tokens, const Matrix& matrix, const Norm* norm, const float* x,
+const Rows& Model::enter(int thread, Room& room, int tokens, int width, bool bytes, const Norm* norm, const float* x,
                          size_t stride) {
     const bool few = tokens <= FEW_TOKENS;
-    const bool bytes = quantised(matrix.kind);
     std::vector<Room>& own = &room == &room_width_   ? own_width_
                              : &room == &room_heads_  ? own_heads_
                              : &room == &room_hidden_ ? own_hidden_
                                                       : own_output_;
     const Rows& rows = few ? own[static_cast<size_t>(thread)].rows : room.rows;
     const Range mine = few ? Range{0, tokens} : share(tokens, thread, pool_.threads());
-    const int width = matrix.columns;
     for (int t = mine.first; t < mine.last; t++) {
         float* to = const_cast<float*>(rows.x) + static_cast<size_t>(t) * static_cast<size_t>(rows.columns);
         const float* from = x + static_cast<size_t>(t) * stride;
@@ -189,7 +187,9 @@ void Model::layer(int thread, const cadran_batch& batch, int index) {
     const int n = batch.tokens;
     float* x = x_.as<float>();
     const Norm* before = l.before_attention.weight ? &l.before_attention : nullptr;
-    const Rows* rows = &enter(thread, room_width_, n, l.q, before, x, x_stride_);
+    // Matrices of one input may be kept differently: bytes are made when any of them asks for them.
+    bool bytes = quantised(l.q.kind) || quantised(l.k.kind) || quantised(l.v.kind);
+    const Rows* rows = &enter(thread, room_width_, n, shape_.width, bytes, before, x, x_stride_);
     project(thread, l.q, *rows, n, q_.as<float>(), q_stride_, false);
     project(thread, l.k, *rows, n, key_.as<float>(), k_stride_, false);
     project(thread, l.v, *rows, n, value_.as<float>(), k_stride_, false);
@@ -198,7 +198,8 @@ void Model::layer(int thread, const cadran_batch& batch, int index) {
     meet();
     attention(thread, batch, index);
     // The heads' results lie where the next product reads them; room_heads_ holds the floats.
-    rows = &enter(thread, room_heads_, n, l.o, nullptr, room_heads_.rows.x, static_cast<size_t>(room_heads_.rows.columns));
+    rows = &enter(thread, room_heads_, n, l.o.columns, quantised(l.o.kind), nullptr, room_heads_.rows.x,
+                  static_cast<size_t>(room_heads_.rows.columns));
     if (l.after_attention.weight) {
         project(thread, l.o, *rows, n, y_.as<float>(), x_stride_, false);
         after(thread, n, l.after_attention, y_.as<float>());
@@ -208,7 +209,8 @@ void Model::layer(int thread, const cadran_batch& batch, int index) {
     }
 
     before = l.before_mlp.weight ? &l.before_mlp : nullptr;
-    rows = &enter(thread, room_width_, n, l.up, before, x, x_stride_);
+    bytes = quantised(l.up.kind) || (l.gate.present() && quantised(l.gate.kind));
+    rows = &enter(thread, room_width_, n, shape_.width, bytes, before, x, x_stride_);
     // The gate, or the only projection, is made where the next product reads it, and activated there.
     float* hidden = const_cast<float*>(room_hidden_.rows.x);
     const size_t wide = static_cast<size_t>(room_hidden_.rows.columns);
@@ -223,7 +225,7 @@ void Model::layer(int thread, const cadran_batch& batch, int index) {
         k_.gate(shape_.activation, row, gated ? up : nullptr, stripe.count * LANES, row);
     }
     meet();
-    rows = &enter(thread, room_hidden_, n, l.down, nullptr, hidden, wide);
+    rows = &enter(thread, room_hidden_, n, l.down.columns, quantised(l.down.kind), nullptr, hidden, wide);
     if (l.after_mlp.weight) {
         project(thread, l.down, *rows, n, y_.as<float>(), x_stride_, false);
         after(thread, n, l.after_mlp, y_.as<float>());

@@ -90,8 +90,8 @@ private:
     void merge_partials(int thread);
     void run_task(const Task& task, const cadran_batch& batch, int index, float* scratch);
     void outputs(int thread, const cadran_batch& batch);
-    // Normalised (weights null: as they are) rows of x, ready for a product with `matrix`.
-    const Rows& enter(int thread, Room& room, int tokens, const Matrix& matrix, const Norm* norm, const float* x,
+    // Normalised (norm null: as they are) rows of x, ready for a product; with `bytes` for one with integer weights too.
+    const Rows& enter(int thread, Room& room, int tokens, int width, bool bytes, const Norm* norm, const float* x,
                       size_t stride);
     void project(int thread, const Matrix& matrix, const Rows& rows, int tokens, float* out, size_t stride, bool add);
     void after(int thread, int tokens, const Norm& norm, const float* y);

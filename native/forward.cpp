@@ -49,6 +49,14 @@ const char* Model::refuses(const cadran_batch& b) const {
             if (block < 0 || block >= blocks_) return "a block table names a block that is not there";
         }
     }
+    // Each writes its own: a block that two sequences extend would hold a mixture, and threads would race for it.
+    std::vector<int> written;
+    for (int s = 0; s < b.sequences; s++)
+        for (int i = b.positions[b.starts[s]] / POSITIONS; i <= b.positions[b.starts[s + 1] - 1] / POSITIONS; i++)
+            written.push_back(b.tables[static_cast<size_t>(s) * static_cast<size_t>(b.wide) + static_cast<size_t>(i)]);
+    std::sort(written.begin(), written.end());
+    if (std::adjacent_find(written.begin(), written.end()) != written.end())
+        return "a block would be written twice by one batch";
     for (int i = 0; i < b.outputs; i++)
         if (b.wanted[i] < 0 || b.wanted[i] >= b.tokens || (i && b.wanted[i] <= b.wanted[i - 1]))
             return "the wanted tokens are not ascending tokens of the batch";

@@ -350,6 +350,7 @@ def test_what_cannot_be_run_is_refused_with_a_reason(tmp_path: Path) -> None:
         (Batch(i32([1]), i32([40]), i32([0, 1]), i32([[0]]), i32([0])), "table"),
         (Batch(i32([1]), i32([0]), i32([0, 1]), i32([[2]]), i32([0])), "block"),
         (Batch(i32([1, 2]), i32([0, 2]), i32([0, 2]), i32([[0]]), i32([0])), "consecutive"),
+        (Batch(i32([1, 2]), i32([0, 5]), i32([0, 1, 2]), i32([[1], [1]]), i32([0])), "written twice"),
     ):
         with pytest.raises(RuntimeError, match=why):
             runner.step(batch)

@@ -12,7 +12,6 @@ package registry cannot be reached.
 import argparse
 import dataclasses
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -28,6 +27,7 @@ from cadran.errors import UserError
 from cadran.files import write_json
 from cadran.model.weight_files import weight_files
 from interleaved import Result, Spread, interleave, measure_machine
+from process_memory import begin_peak, peak
 from worker import Worker, WorkerFailed, serve
 
 SIDES = ("cadran", "transformers")
@@ -50,14 +50,14 @@ def open_once(side: str, folder: Path) -> Turn:
 
     token = torch.zeros(1, 1, dtype=torch.long)
     opened = _cadran() if side == "cadran" else _transformers()
-    before = _begin_peak()
+    before = begin_peak()
     start = time.perf_counter()
     model = opened(folder)
     middle = time.perf_counter()
     with torch.inference_mode():
         model(token)
     end = time.perf_counter()
-    return Turn(middle - start, end - start, max(1, _peak() - before))
+    return Turn(middle - start, end - start, max(1, peak() - before))
 
 
 def _cadran() -> Callable[[Path], Any]:
@@ -71,28 +71,6 @@ def _transformers() -> Callable[[Path], Any]:
 
     assert LlamaForCausalLM  # its module is imported on first use, which must not be on the clock
     return lambda folder: AutoModelForCausalLM.from_pretrained(folder).eval()
-
-
-def _begin_peak() -> int:
-    """Bytes of memory now; the peak is counted from here on where the system can (Linux)."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-        return _status("VmRSS")
-    except OSError:
-        return _peak()
-
-
-def _peak() -> int:
-    try:
-        return _status("VmHWM")
-    except OSError:
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 def smollm2(cache: Path) -> tuple[Path, Path | None]:

@@ -30,6 +30,15 @@ TEXTS = ["L'été, la rivière est calme.", "In summer the river is calm; nobody
 GREEDY = SamplingParams(temperature=0, max_tokens=20)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """A model this small only loses by a second one, and much on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
     return train_bpe(TEXTS, 320)

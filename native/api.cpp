@@ -106,9 +106,8 @@ double cadran_read_bandwidth(int32_t threads, size_t bytes, int32_t repeats) {
         for (cadran::Memory& m : memory)
             if (!m.reserve(each, true)) return 0;
         std::vector<double> sums(static_cast<size_t>(threads) * 16);
-        double best = 0;
         const auto read = [&](int thread) {
-            // By the kernels' own loads and prefetches: a product whose weights are never used again.
+            // As the products read: every line once, in order.
             const uint64_t* p = memory[static_cast<size_t>(thread)].as<uint64_t>();
             uint64_t a = 0, b = 0, c = 0, d = 0, e = 0, f = 0, g = 0, h = 0;
             for (size_t i = 0; i < each / 8; i += 8) {
@@ -127,8 +126,7 @@ double cadran_read_bandwidth(int32_t threads, size_t bytes, int32_t repeats) {
             rates.push_back(static_cast<double>(each) * threads / seconds);
         }
         std::sort(rates.begin(), rates.end());
-        best = rates[rates.size() / 2];
-        return best;
+        return rates[rates.size() / 2];
     } catch (const std::exception&) {
         return 0;
     }

@@ -53,7 +53,7 @@ CADRAN_API int32_t cadran_abi(void);
 CADRAN_API const char* cadran_error(void);
 CADRAN_API const char* cadran_isa(void);   // what is chosen when nothing is asked for
 CADRAN_API const char* cadran_isas(void);  // those this processor can run, comma-separated, best first
-CADRAN_API double cadran_read_bandwidth(int32_t threads, size_t bytes, int32_t repeats);  // bytes a second
+CADRAN_API double cadran_read_bandwidth(int32_t threads, size_t bytes, int32_t repeats);  // bytes a second, median
 
 // Opens the repacked weights at `path`. `isa` null chooses; `most_tokens` is the largest batch; `kv` is F32, F16 or I8;
 // `planes` is how many bytes an activation has where weights are integers, 1 or 2.

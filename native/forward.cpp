@@ -11,8 +11,6 @@ namespace cadran {
 
 namespace {
 
-// Up to this many tokens every thread normalises and quantises for itself, which is cheaper than a barrier.
-constexpr int FEW_TOKENS = 2;
 constexpr int TILE = 16;  // tokens of a prompt in one attention task
 
 struct Range {
@@ -141,14 +139,10 @@ void Model::embed(int thread, const cadran_batch& batch) {
     meet();
 }
 
-const Rows& Model::enter(int thread, Room& room, int tokens, int width, bool bytes, const Norm* norm, const float* x,
+const Rows& Model::enter(int thread, Rooms& rooms, int tokens, int width, bool bytes, const Norm* norm, const float* x,
                          size_t stride) {
     const bool few = tokens <= FEW_TOKENS;
-    std::vector<Room>& own = &room == &room_width_   ? own_width_
-                             : &room == &room_heads_  ? own_heads_
-                             : &room == &room_hidden_ ? own_hidden_
-                                                      : own_output_;
-    const Rows& rows = few ? own[static_cast<size_t>(thread)].rows : room.rows;
+    const Rows& rows = few ? rooms.own[static_cast<size_t>(thread)].rows : rooms.shared.rows;
     const Range mine = few ? Range{0, tokens} : share(tokens, thread, pool_.threads());
     for (int t = mine.first; t < mine.last; t++) {
         float* to = const_cast<float*>(rows.x) + static_cast<size_t>(t) * static_cast<size_t>(rows.columns);
@@ -181,7 +175,7 @@ void Model::project(int thread, const Matrix& matrix, const Rows& rows, int toke
 void Model::after(int thread, int tokens, const Norm& norm, const float* y) {
     meet();
     const Range mine = share(tokens, thread, pool_.threads());
-    float* normalised = own_output_[static_cast<size_t>(thread)].memory.as<float>();
+    float* normalised = normalised_[static_cast<size_t>(thread)].as<float>();
     for (int t = mine.first; t < mine.last; t++) {
         k_.normalise(y + static_cast<size_t>(t) * x_stride_, norm.weight, norm.bias, shape_.width, shape_.width,
                      shape_.epsilon, shape_.layer_norm, normalised);
@@ -197,7 +191,7 @@ void Model::layer(int thread, const cadran_batch& batch, int index) {
     const Norm* before = l.before_attention.weight ? &l.before_attention : nullptr;
     // Matrices of one input may be kept differently: bytes are made when any of them asks for them.
     bool bytes = quantised(l.q.kind) || quantised(l.k.kind) || quantised(l.v.kind);
-    const Rows* rows = &enter(thread, room_width_, n, shape_.width, bytes, before, x, x_stride_);
+    const Rows* rows = &enter(thread, width_, n, shape_.width, bytes, before, x, x_stride_);
     project(thread, l.q, *rows, n, q_.as<float>(), q_stride_, false);
     project(thread, l.k, *rows, n, key_.as<float>(), k_stride_, false);
     project(thread, l.v, *rows, n, value_.as<float>(), k_stride_, false);
@@ -205,9 +199,9 @@ void Model::layer(int thread, const cadran_batch& batch, int index) {
     place(thread, batch, index);
     meet();
     attention(thread, batch, index);
-    // The heads' results lie where the next product reads them; room_heads_ holds the floats.
-    rows = &enter(thread, room_heads_, n, l.o.columns, quantised(l.o.kind), nullptr, room_heads_.rows.x,
-                  static_cast<size_t>(room_heads_.rows.columns));
+    // The heads' results lie where the next product reads them: the shared room holds the floats.
+    rows = &enter(thread, heads_, n, l.o.columns, quantised(l.o.kind), nullptr, heads_.shared.rows.x,
+                  static_cast<size_t>(heads_.shared.rows.columns));
     if (l.after_attention.weight) {
         project(thread, l.o, *rows, n, y_.as<float>(), x_stride_, false);
         after(thread, n, l.after_attention, y_.as<float>());
@@ -218,10 +212,10 @@ void Model::layer(int thread, const cadran_batch& batch, int index) {
 
     before = l.before_mlp.weight ? &l.before_mlp : nullptr;
     bytes = quantised(l.up.kind) || (l.gate.present() && quantised(l.gate.kind));
-    rows = &enter(thread, room_width_, n, shape_.width, bytes, before, x, x_stride_);
+    rows = &enter(thread, width_, n, shape_.width, bytes, before, x, x_stride_);
     // The gate, or the only projection, is made where the next product reads it, and activated there.
-    float* hidden = const_cast<float*>(room_hidden_.rows.x);
-    const size_t wide = static_cast<size_t>(room_hidden_.rows.columns);
+    float* hidden = const_cast<float*>(hidden_.shared.rows.x);
+    const size_t wide = static_cast<size_t>(hidden_.shared.rows.columns);
     const bool gated = l.gate.present();
     if (gated) project(thread, l.gate, *rows, n, hidden, wide, false);
     project(thread, l.up, *rows, n, gated ? up_.as<float>() : hidden, gated ? f_stride_ : wide, false);
@@ -233,7 +227,7 @@ void Model::layer(int thread, const cadran_batch& batch, int index) {
         k_.gate(shape_.activation, row, gated ? up : nullptr, stripe.count * LANES, row);
     }
     meet();
-    rows = &enter(thread, room_hidden_, n, l.down.columns, quantised(l.down.kind), nullptr, hidden, wide);
+    rows = &enter(thread, hidden_, n, l.down.columns, quantised(l.down.kind), nullptr, hidden, wide);
     if (l.after_mlp.weight) {
         project(thread, l.down, *rows, n, y_.as<float>(), x_stride_, false);
         after(thread, n, l.after_mlp, y_.as<float>());
@@ -336,8 +330,8 @@ void Model::run_task(const Task& task, const cadran_batch& batch, int index, flo
     for (int r = 0; r < count; r++) {
         float* out = partial + static_cast<size_t>(r) * slot;
         k_.finish(out, out[padded + 1], padded_);
-        float* to = const_cast<float*>(room_heads_.rows.x) +
-                    static_cast<size_t>(first + r / group) * static_cast<size_t>(room_heads_.rows.columns) +
+        float* to = const_cast<float*>(heads_.shared.rows.x) +
+                    static_cast<size_t>(first + r / group) * static_cast<size_t>(heads_.shared.rows.columns) +
                     static_cast<size_t>((task.kv_head * group + r % group) * width);
         std::memcpy(to, out, static_cast<size_t>(width) * 4);
     }
@@ -365,8 +359,8 @@ void Model::merge_partials(int thread) {
             k_.merge(into, part, part[padded], part[padded + 1], padded_);
         }
         k_.finish(whole, whole[padded + 1], padded_);
-        std::memcpy(const_cast<float*>(room_heads_.rows.x) +
-                        static_cast<size_t>(split.token) * static_cast<size_t>(room_heads_.rows.columns) +
+        std::memcpy(const_cast<float*>(heads_.shared.rows.x) +
+                        static_cast<size_t>(split.token) * static_cast<size_t>(heads_.shared.rows.columns) +
                         static_cast<size_t>((split.kv_head * group + r) * width),
                     whole, static_cast<size_t>(width) * 4);
     }
@@ -390,7 +384,7 @@ void Model::outputs(int thread, const cadran_batch& batch) {
     for (int from = 0; from < batch.outputs; from += most) {
         const int count = std::min(most, batch.outputs - from);
         const Range mine = share(count, thread, pool_.threads());
-        const Rows& rows = room_output_.rows;
+        const Rows& rows = output_.rows;
         for (int i = mine.first; i < mine.last; i++) {
             k_.normalise(x_.as<float>() + static_cast<size_t>(batch.wanted[from + i]) * x_stride_, final_norm_.weight,
                          final_norm_.bias, shape_.width, rows.columns, shape_.epsilon, shape_.layer_norm,

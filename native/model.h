@@ -39,11 +39,21 @@ struct Layer {
     bool windowed = false;
 };
 
+// Up to this many tokens every thread prepares its own activations, which is cheaper than a barrier.
+constexpr int FEW_TOKENS = 2;
+
 // Room for activations that enter a product: floats, and bytes with scales.
 struct Room {
     Memory memory;
     Rows rows{};
     bool reserve(int tokens, int columns, int planes);
+};
+
+// That of a whole batch, and one a thread for few tokens.
+struct Rooms {
+    Room shared;
+    std::vector<Room> own;
+    bool reserve(int threads, int tokens, int columns, int planes);
 };
 
 struct Task {
@@ -91,7 +101,7 @@ private:
     void run_task(const Task& task, const cadran_batch& batch, int index, float* scratch);
     void outputs(int thread, const cadran_batch& batch);
     // Normalised (norm null: as they are) rows of x, ready for a product; with `bytes` for one with integer weights too.
-    const Rows& enter(int thread, Room& room, int tokens, int width, bool bytes, const Norm* norm, const float* x,
+    const Rows& enter(int thread, Rooms& rooms, int tokens, int width, bool bytes, const Norm* norm, const float* x,
                       size_t stride);
     void project(int thread, const Matrix& matrix, const Rows& rows, int tokens, float* out, size_t stride, bool add);
     void after(int thread, int tokens, const Norm& norm, const float* y);
@@ -121,9 +131,9 @@ private:
     Memory cache_;
     Memory x_, y_, q_, key_, value_, up_, angles_, logits_;
     size_t logit_rows_ = 0;
-    Room room_width_, room_heads_, room_hidden_, room_output_;
-    std::vector<Room> own_width_, own_heads_, own_hidden_, own_output_;  // one a thread, for few tokens
-    std::vector<Memory> scratch_;
+    Rooms width_, heads_, hidden_;
+    Room output_;
+    std::vector<Memory> scratch_, normalised_;  // one a thread
     Memory partials_;
     std::vector<Task> tasks_;
     std::vector<int> token_sequence_;

@@ -12,8 +12,6 @@ namespace cadran {
 
 namespace {
 
-constexpr int FEW_TOKENS = 2;  // see forward.cpp
-
 size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
 struct File {
@@ -60,6 +58,13 @@ bool Room::reserve(int tokens, int columns, int planes) {
     rows.minus8 = reinterpret_cast<int32_t*>(p += small);
     rows.sum = reinterpret_cast<float*>(p + small);
     return true;
+}
+
+bool Rooms::reserve(int threads, int tokens, int columns, int planes) {
+    own.resize(static_cast<size_t>(threads));
+    for (Room& room : own)
+        if (!room.reserve(FEW_TOKENS, columns, planes)) return false;
+    return shared.reserve(tokens, columns, planes);
 }
 
 Model::Model(const cadran_shape& shape, int threads, int blocks, int kv, int planes, int most_tokens,
@@ -271,15 +276,16 @@ bool Model::reserve(std::string& error) {
              value_.reserve(n * k_stride_ * 4, false) &&
              up_.reserve(n * f_stride_ * 4, false) &&
              angles_.reserve(n * static_cast<size_t>(shape_.rotary + 1) * 2 * 4, false);
-    enough = enough && room_width_.reserve(most_tokens_, shape_.width, planes_) && room_heads_.reserve(most_tokens_, heads, planes_) &&
-             room_hidden_.reserve(most_tokens_, shape_.hidden, planes_) && room_output_.reserve(most_tokens_, shape_.width, planes_);
-    for (std::vector<Room>* own : {&own_width_, &own_heads_, &own_hidden_, &own_output_}) own->resize(threads);
+    const int own = pool_.threads();
+    enough = enough && width_.reserve(own, most_tokens_, shape_.width, planes_) &&
+             heads_.reserve(own, most_tokens_, heads, planes_) &&
+             hidden_.reserve(own, most_tokens_, shape_.hidden, planes_) &&
+             output_.reserve(most_tokens_, shape_.width, planes_);
     scratch_.resize(threads);
+    normalised_.resize(threads);
     const size_t rows = 16 * static_cast<size_t>(shape_.heads / shape_.kv_heads);
     for (size_t t = 0; t < threads; t++)
-        enough = enough && own_width_[t].reserve(FEW_TOKENS, shape_.width, planes_) && own_heads_[t].reserve(FEW_TOKENS, heads, planes_) &&
-                 own_hidden_[t].reserve(FEW_TOKENS, shape_.hidden, planes_) &&
-                 own_output_[t].reserve(FEW_TOKENS, shape_.width, planes_) &&
+        enough = enough && normalised_[t].reserve(x_stride_ * 4, false) &&
                  scratch_[t].reserve(rows * (static_cast<size_t>(padded_) + 64) * 4, false);
     // Chunks are spread over tasks only for up to MOST_ROWS rows a key head and sequence.
     const size_t chunks = (static_cast<size_t>(shape_.context) + CHUNK - 1) / CHUNK;

@@ -44,7 +44,6 @@ void wait_while(const std::atomic<uint32_t>& word, uint32_t seen, int spins) {
 }
 
 void wake_all(std::atomic<uint32_t>& word) {
-    std::atomic_thread_fence(std::memory_order_seq_cst);
     if (!sleepers.load()) return;
 #if defined(__linux__)
     syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAKE_PRIVATE, INT32_MAX, nullptr, nullptr, 0);

@@ -20,7 +20,7 @@ public:
         const uint32_t round = round_.load(std::memory_order_acquire);
         if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads_) {
             arrived_.store(0, std::memory_order_relaxed);
-            round_.store(round + 1, std::memory_order_release);
+            round_.store(round + 1);  // before the sleepers are counted, hence in one order with them
             wake_all(round_);
         } else {
             wait_while(round_, round, SPINS);

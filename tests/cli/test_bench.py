@@ -1,46 +1,29 @@
 """``cadran bench`` on a tiny model: what it prints is what was measured, and it reads what it says it reads."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from typed import cadran, tiny_model
 
 from cadran.cli import bench as command
 from cadran.engine import bench
 from cadran.engine.bandwidth import read_bandwidth
 from cadran.engine.torch_runner import TorchRunner
 from cadran.errors import UserError
-from cadran.model.checkpoint import load_model, save_model
-from cadran.model.config import ModelConfig
-from cadran.model.transformer import Transformer
-from cadran.tokenizer.bpe import train_bpe
+from cadran.model.checkpoint import load_model
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = train_bpe(["L'été, la rivière est calme.", "In summer the river is calm."] * 4, 320)
-    config = ModelConfig(
-        vocabulary=tokenizer.vocabulary_size, layers=1, width=16, heads=1, kv_heads=1, head_width=16, hidden=32,
-        context=1024, tied=True,
-    )  # fmt: skip
-    save_model(Transformer(config, seed=0), folder, end_of_text=tokenizer.end_of_text, pad=tokenizer.pad, eos=[2, 0])
-    tokenizer.save(folder, chat=True)
-    return folder
+    return tiny_model(tmp_path_factory.mktemp("model"), context=1024)
 
 
 @pytest.fixture(autouse=True)
 def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cadran.engine.bandwidth.BYTES", 8 << 20)
-
-
-def cadran(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cadran", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_the_figures_come_as_json(model: Path) -> None:

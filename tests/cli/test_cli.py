@@ -7,33 +7,17 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from typed import cadran, tiny_model
 
 from cadran.cli.conversation import Conversation
 from cadran.engine.engine import Engine
 from cadran.engine.sampler import SamplingParams
 from cadran.errors import UserError
-from cadran.model.checkpoint import save_model
-from cadran.model.config import ModelConfig
-from cadran.model.transformer import Transformer
-from cadran.tokenizer.bpe import train_bpe
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = train_bpe(["L'été, la rivière est calme.", "In summer the river is calm."] * 4, 320)
-    config = ModelConfig(
-        vocabulary=tokenizer.vocabulary_size, layers=1, width=16, heads=1, kv_heads=1, head_width=16, hidden=32,
-        context=80, tied=True,
-    )  # fmt: skip
-    save_model(Transformer(config, seed=0), folder, end_of_text=tokenizer.end_of_text, pad=tokenizer.pad, eos=[2, 0])
-    tokenizer.save(folder, chat=True)
-    return folder
-
-
-def cadran(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cadran", *arguments]
-    return subprocess.run(command, input=text, capture_output=True, text=True, timeout=120, check=False)
+    return tiny_model(tmp_path_factory.mktemp("model"), context=80)
 
 
 def test_help_and_import_load_no_torch() -> None:

@@ -66,7 +66,9 @@ def test_the_file_of_a_run_lies_in_the_run_and_opens(work):
     path = work / "runs" / "mine" / "int4" / "mine-int4.gguf"
     assert path.is_file()
     from cadran.model.checkpoint import load_model
+    from cadran.recipe.run import find_model
 
+    assert find_model("mine/int4").samefile(path)
     assert load_model(path).config.layers == 2
 
 

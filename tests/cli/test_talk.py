@@ -6,26 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typed import tiny_model
 
 from cadran.cli import talk
 from cadran.errors import UserError
-from cadran.model.checkpoint import save_model
-from cadran.model.config import ModelConfig
-from cadran.model.transformer import Transformer
-from cadran.tokenizer.bpe import train_bpe
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = train_bpe(["In summer the river is calm.", '{"river": 17}'] * 4, 300)
-    config = ModelConfig(
-        vocabulary=tokenizer.vocabulary_size, layers=1, width=16, heads=1, kv_heads=1, head_width=16, hidden=32,
-        context=200, tied=True,
-    )  # fmt: skip
-    save_model(Transformer(config, seed=0), folder, end_of_text=tokenizer.end_of_text, pad=tokenizer.pad, eos=[2, 0])
-    tokenizer.save(folder, chat=True)
-    return folder
+    return tiny_model(tmp_path_factory.mktemp("model"), context=200)
 
 
 def said(capsys: pytest.CaptureFixture[str], model: Path, **options: Any) -> str:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cadran.engine.engine import Engine
-from cadran.engine.sampler import SamplingParams, choose, probabilities
+from cadran.engine.sampler import Sampler, SamplingParams, probabilities
 from cadran.errors import UserError
 from cadran.model.checkpoint import save_model
 from cadran.model.config import ModelConfig
@@ -125,7 +125,8 @@ def test_nucleus_is_the_smallest_set_that_reaches_its_share() -> None:
 def test_draws_over_positions_follow_the_probabilities() -> None:
     shares = np.array([0.6, 0.3, 0.1])
     params = SamplingParams(temperature=1.0, top_p=1.0, seed=3)
-    drawn = Counter(choose(np.log(shares), params, position) for position in range(4000))
+    sampler = Sampler(params, ())
+    drawn = Counter(sampler.choose(np.log(shares), position).token for position in range(4000))
     for token, share in enumerate(shares):
         assert abs(drawn[token] / 4000 - share) < 4 * np.sqrt(share * (1 - share) / 4000)
 

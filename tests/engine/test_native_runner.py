@@ -17,8 +17,11 @@ from cadran.engine.native.library import Unavailable
 from cadran.engine.native.pack import packed_path
 from cadran.engine.native.packed_file import read_packed
 from cadran.engine.native.runner import NativeRunner
+from cadran.engine.request import Request
 from cadran.engine.runner import Batch
 from cadran.engine.sampler import Sampler, SamplingParams
+from cadran.engine.scheduler import Scheduler
+from cadran.engine.speculation import PromptLookup
 from cadran.errors import UserError
 from cadran.model.attention import causal_bias
 from cadran.model.checkpoint import save_model
@@ -209,6 +212,57 @@ def test_blocks_can_be_copied_saved_and_restored(kv: str, tmp_path: Path) -> Non
     assert np.array_equal(other.step(Batch(i32(ids[-1:]), i32([49]), i32([0, 1]), i32([[3, 4]]), i32([0])))[0], wanted)
     with pytest.raises(UserError, match="bytes"):
         runner.write_block(0, saved[0][:-1])
+
+
+@pytest.mark.parametrize(("drafter", "seed"), [(None, 0), (None, 1), (PromptLookup.of, 2)])
+def test_what_the_scheduler_mixes_changes_no_answer(drafter: Any, seed: int, tmp_path: Path) -> None:
+    """Arrivals, shared prefixes, several answers, cancellations and too few blocks, on the compiled core itself."""
+    made(tmp_path / "model", FAMILIES["qwen3"])
+    runner = NativeRunner.open(tmp_path / "model", threads=2, blocks=30)
+    rng = np.random.default_rng(seed)
+    opening = tuple(rng.integers(0, 77, 70).tolist())
+    requests = [
+        Request(
+            id=number,
+            prompt=opening[: int(rng.integers(1, 71))] + tuple(rng.integers(0, 77, int(rng.integers(0, 40))).tolist()),
+            params=SamplingParams(temperature=float(rng.choice([0.0, 0.7])), seed=number, max_tokens=30),
+            answers=int(rng.integers(1, 3)),
+            stop_ids=(5,),
+            logprobs=bool(rng.integers(2)),
+        )
+        for number in range(14)
+    ]
+
+    def alone(request: Request) -> dict[int, list[Any]]:
+        scheduler = Scheduler(NativeRunner.open(tmp_path / "model", threads=1, blocks=30))
+        scheduler.add(request)
+        return collected(scheduler, {}, ())[request.id]
+
+    def collected(scheduler: Scheduler, arrivals: dict[int, Request], dropped: tuple[int, ...]) -> Any:
+        answers: dict[int, dict[int, list[Any]]] = {}
+        for turn in range(2000):
+            if turn in arrivals:
+                scheduler.add(arrivals[turn])
+            for id in dropped:
+                if turn == 25 + id:
+                    scheduler.cancel(id)
+            if scheduler.idle and turn > max(arrivals, default=0):
+                return answers
+            for news in scheduler.step():
+                answers.setdefault(news.request, {}).setdefault(news.answer, []).extend([*news.tokens, news.finish])
+        raise AssertionError("it does not come to an end")
+
+    scheduler = Scheduler(runner, budget=37, drafter=drafter)
+    free = scheduler.free_blocks
+    cancelled = (3, 8)
+    together = collected(scheduler, {3 * request.id: request for request in requests}, cancelled)
+    assert scheduler.free_blocks == free
+    for request in requests:
+        if request.id not in cancelled:
+            mixed, wanted = together[request.id], alone(request)
+            assert {index: [x for x in said if x] for index, said in mixed.items()} == {
+                index: [x for x in said if x] for index, said in wanted.items()
+            }
 
 
 def test_a_token_that_is_no_number_stays_in_its_own_sequence(tmp_path: Path) -> None:

@@ -45,13 +45,13 @@ def export(
 
     import warnings
 
+    from cadran.cli.bar import transfer
     from cadran.cli.readable import bytes_of
-    from cadran.cli.transfer import Transfer
     from cadran.library.export import export_folder, export_gguf_file, model_label
     from cadran.recipe.run import find_model
 
     path, name = find_model(model), model_label(model)
-    with warnings.catch_warnings(record=True) as said, Transfer() as transfer:
+    with warnings.catch_warnings(record=True) as said, transfer() as bar:
         warnings.simplefilter("always", UserWarning)
         if gguf is not None:
             target = output or Path(f"{name}-{gguf.value}.gguf")
@@ -59,7 +59,7 @@ def export(
             size = target.stat().st_size
         else:
             target = output or Path(f"{name}-hf")
-            export_folder(path, target, dtype.value, name=name, force=force, progress=transfer.progress)
+            export_folder(path, target, dtype.value, name=name, force=force, progress=bar.progress)
             size = sum(file.stat().st_size for file in target.iterdir())
     for warning in said:
         print(f"note: {warning.message}", file=sys.stderr)

@@ -18,14 +18,14 @@ def pull(
     """Fetch a model, verified. Stopped or cut off, the same command goes on where it was."""
     from rich.console import Console
 
+    from cadran.cli.bar import transfer
     from cadran.cli.readable import bytes_of
-    from cadran.cli.transfer import Transfer
     from cadran.library.origin import parse_origin
     from cadran.library.pull import pull as pull_model
 
     origin = parse_origin(model)
-    with Transfer() as transfer:
-        done = pull_model(origin, name, transfer.progress)
+    with transfer() as bar:
+        done = pull_model(origin, name, bar.progress)
     record, console = done.record, Console(highlight=False)
     state = "is here" if done.fresh else "is here already"
     licence = record.licence or "unknown"

@@ -63,7 +63,7 @@ def quantize(
     import sys
     import warnings
 
-    from cadran.cli.steps import Steps
+    from cadran.cli.bar import steps
     from cadran.compress.quantize import KEPT, Choices, quantize
     from cadran.library.export import model_label
     from cadran.recipe.run import find_model
@@ -78,10 +78,10 @@ def quantize(
         text=text,
         kept="" if pure or int8 else KEPT,
     )
-    with warnings.catch_warnings(record=True) as said, Steps() as steps:
+    with warnings.catch_warnings(record=True) as said, steps() as bar:
         warnings.simplefilter("always", UserWarning)
-        report = quantize(path, target, choices, name=name, force=force, progress=steps.progress)
-        steps.progress("measuring the speed", 0, 1)
+        report = quantize(path, target, choices, name=name, force=force, progress=bar.progress)
+        bar.progress("measuring the speed", 0, 1)
         speed, why_not = _speed(path, target)
     for warning in said:
         print(f"note: {warning.message}", file=sys.stderr)

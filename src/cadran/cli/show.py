@@ -1,13 +1,14 @@
 """How long work is shown: one progress bar, a line per finished stage, notices as they come."""
 
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from cadran.cli.bar import Bar
 
 
-class Show:
+class Show(Bar):
     """Listens to a run and draws it.
 
     Args:
@@ -15,8 +16,7 @@ class Show:
     """
 
     def __init__(self, console: Console) -> None:
-        self.console = console
-        self._bar = Progress(
+        super().__init__(
             SpinnerColumn(),
             TextColumn("{task.fields[stage]:<9}"),
             BarColumn(24),
@@ -24,18 +24,7 @@ class Show:
             TimeRemainingColumn(compact=True),
             TextColumn("{task.description}", markup=False),
             console=console,
-            transient=True,
         )
-        self._task: Any = None
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
 
     def event(self, event: dict[str, Any]) -> None:
         """Draw an event of a run."""

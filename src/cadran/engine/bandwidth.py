@@ -1,7 +1,7 @@
 """How fast this machine reads memory: the bound of decoding, which reads every weight for each token."""
 
+import statistics
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
@@ -16,7 +16,7 @@ class Bandwidth:
     """Measured.
 
     Attributes:
-        bytes_per_second: the best of some readings.
+        bytes_per_second: the median of some readings.
         by: ``native``, or ``numpy`` where the native core is not there; the latter may fall short of what is possible.
     """
 
@@ -30,31 +30,17 @@ def read_bandwidth(threads: int, size: int | None = None, repeats: int = REPEATS
     Args:
         threads: that read at the same time.
         size: bytes read by them together; None takes ``BYTES``, or an eighth of the free memory if that is less.
-        repeats: readings, of which the best counts: others can only take bandwidth away.
+        repeats: readings, of which the median counts, as it does of what is compared with it.
     """
     import psutil
 
     if size is None:
         size = max(1 << 20, min(BYTES, int(psutil.virtual_memory().available) // 8))
-    native = _native_reader()
-    if native is not None:
-        return Bandwidth(native(threads, size, repeats), "native")
+    from cadran.engine.native.library import available, library
+
+    if available():
+        return Bandwidth(float(library().cadran_read_bandwidth(threads, size, repeats)), "native")
     return Bandwidth(_by_numpy(threads, size, repeats), "numpy")
-
-
-def _native_reader() -> Callable[[int, int, int], float] | None:
-    import ctypes
-
-    try:
-        from cadran.engine.native.library import available, library
-
-        if not available():
-            return None
-        function = library().cadran_read_bandwidth
-    except (ImportError, AttributeError):
-        return None
-    function.restype, function.argtypes = ctypes.c_double, [ctypes.c_int, ctypes.c_size_t, ctypes.c_int]
-    return lambda threads, size, repeats: float(function(threads, size, repeats))
 
 
 def _by_numpy(threads: int, size: int, repeats: int) -> float:
@@ -62,10 +48,10 @@ def _by_numpy(threads: int, size: int, repeats: int) -> float:
 
     # Sums of integers run at the speed of memory and let other threads work meanwhile.
     stripes = [np.ones(max(1, size // 8 // threads), np.int64) for _ in range(threads)]
-    best = float("inf")
+    seconds: list[float] = []
     with ThreadPoolExecutor(threads) as pool:
         for _ in range(repeats + 1):  # the first one starts the threads
             start = time.perf_counter()
             list(pool.map(np.add.reduce, stripes))
-            best = min(best, time.perf_counter() - start)
-    return sum(stripe.nbytes for stripe in stripes) / best
+            seconds.append(time.perf_counter() - start)
+    return sum(stripe.nbytes for stripe in stripes) / statistics.median(seconds[1:])

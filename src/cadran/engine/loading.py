@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 from cadran.engine.gguf_tokenizer import gguf_tokenizer
 from cadran.engine.runner import Runner
 from cadran.engine.speculation import DrafterOf, DraftModel, PromptLookup
+from cadran.engine.threads import usable_threads
 from cadran.errors import UserError
 from cadran.tokenizer.chat_template import find_template, stored_template, tokenizer_configuration
 from cadran.tokenizer.renderer import ChatRenderer, choose_renderer
@@ -149,13 +150,13 @@ def _why_not_native(adapter: Path | None) -> str | None:
 
 
 def _open_torch(path: Path, threads: int | None, adapter: Path | None, context: int | None, reason: str) -> Opened:
+    import torch
+
     from cadran.engine.torch_runner import TorchRunner
     from cadran.model.checkpoint import load_model
 
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
+    # Of itself torch takes every core, also where a quota leaves it a part of them.
+    torch.set_num_threads(threads or min(torch.get_num_threads(), usable_threads()))
     model = load_model(path)
     if adapter is not None:
         from cadran.model.lora_files import load_adapter

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from cadran.engine.native.sampling import NativeSampler
     from cadran.engine.request import Scored
 
-__all__ = ["Sampler", "SamplingParams", "choose", "probabilities", "score"]
+__all__ = ["Sampler", "SamplingParams", "probabilities", "score"]
 
 
 def compiled() -> bool:
@@ -147,14 +147,3 @@ def score(logits: npt.NDArray[np.floating], token: int, top: int = 0, native: bo
 
     found = native_score(row, token, top)
     return Scored(token, found.logprob, found.alternatives())
-
-
-def choose(logits: npt.NDArray[np.floating], params: SamplingParams, position: int) -> int:
-    """The token at ``position`` (of the whole sequence, prompt included), without a history.
-
-    Args:
-        logits: shape (V,).
-        params: how to choose.
-        position: index of the token to be chosen.
-    """
-    return Sampler(params, ()).choose(logits, position).token

@@ -8,7 +8,7 @@ from typing import Any
 
 from cadran.errors import UserError
 from cadran.files import read_json, sha256_file, write_json
-from cadran.library.find import find_pulled, pulled_names
+from cadran.library.find import find_pulled, model_path, pulled_names
 
 MARKER = "stage.json"
 CHECKPOINTS = "checkpoints"
@@ -118,11 +118,11 @@ def _locked(path: Path, name: str) -> Iterator[None]:
 
 
 def find_model(name: str) -> Path:
-    """The model that a MODEL argument means: a run, a stage of a run, a folder, a file, or a pulled model.
+    """The model that a MODEL argument means: a run, a part of it, a folder, a file, or a pulled model.
 
     Args:
-        name: ``quickstart``, ``quickstart/base``, a path to a folder with ``config.json`` or to a ``.gguf`` file, or
-            the name of a pulled model.
+        name: ``quickstart``, ``quickstart/base``, ``quickstart/int4``, a path to a folder with ``config.json`` or one
+            ``.gguf`` file, a path to such a file, or the name of a pulled model.
 
     Raises:
         UserError: there is none.
@@ -130,8 +130,8 @@ def find_model(name: str) -> Path:
     if Path(name).suffix == ".gguf" and Path(name).is_file():
         return Path(name)
     for candidate in (Path(name), runs_folder() / name):
-        if (candidate / "config.json").is_file():
-            return candidate
+        if candidate.is_dir() and (found := model_path(candidate)) is not None:
+            return found
         for stage in ("sft", "base"):
             if Run(candidate).marker(stage) is not None and (candidate / stage / "config.json").is_file():
                 return candidate / stage

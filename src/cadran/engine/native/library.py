@@ -80,8 +80,8 @@ def library() -> ctypes.CDLL:
         if named:
             raise UserError(f"CADRAN_LIBRARY names {named}, where there is no file; unset it, or name the library")
         raise Unavailable(
-            "the C++ core was not compiled when Cadran was installed (no C++17 compiler was found); install one "
-            "(Debian: apt install g++; macOS: xcode-select --install), then type "
+            "the C++ core was not compiled when Cadran was installed (there was no C++17 compiler, or it failed); "
+            "install one (Debian: apt install g++; macOS: xcode-select --install), then type "
             "pip install --force-reinstall --no-deps . in Cadran's folder"
         )
     try:

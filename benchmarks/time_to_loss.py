@@ -32,6 +32,7 @@ from cadran.model.transformer import Transformer
 from cadran.train.estimate import tokens_per_second
 from cadran.train.loader import TokenLoader
 from cadran.train.machine import restart_with_huge_pages
+from cadran.train.next_token import NextToken
 from cadran.train.optimizers import OptimizerConfig
 from cadran.train.schedule import Schedule
 from cadran.train.trainer import Trainer, TrainingPlan
@@ -106,7 +107,8 @@ def train_ours(race: Race, steps: int, seed: int) -> list[Point]:
     loader = TokenLoader(race.train, race.shape.context, race.rows, seed)
     with TemporaryDirectory() as folder:
         plan = own_plan(race, steps)
-        Trainer(model, loader, plan, Path(folder), {}, lambda event: None, curve.observe).run()
+        objective = NextToken(model, loader, plan.micro_rows)
+        Trainer(model, objective, plan, Path(folder), {}, lambda event: None, curve.observe).run()
     return curve.points
 
 

@@ -17,6 +17,9 @@ from cadran.errors import UserError
 from cadran.model.config import ModelConfig
 from cadran.model.transformer import Transformer
 from cadran.train.loader import TokenLoader
+from cadran.train.machine import DTYPES
+from cadran.train.next_token import NextToken
+from cadran.train.objective import Learnt
 from cadran.train.optimizers import OptimizerConfig, make_optimizers
 from cadran.train.schedule import Schedule
 from cadran.train.trainer import Interrupted, Trainer, TrainingPlan
@@ -48,8 +51,13 @@ def trainer_of(
     rows: int = 4,
 ) -> Trainer:
     log = [] if events is None else events
-    loader = TokenLoader(shard, CONFIG.context, rows, seed=3)
-    return Trainer(Transformer(CONFIG, seed=1), loader, plan, folder, {"recipe": "test"}, log.append)
+    objective = objective_of(shard, TokenLoader(shard, CONFIG.context, rows, seed=3), plan)
+    return Trainer(objective.model, objective, plan, folder, {"recipe": "test"}, log.append)
+
+
+def objective_of(shard: TokenShard, loader: TokenLoader | None = None, plan: TrainingPlan = PLAN) -> NextToken:
+    loader = loader or TokenLoader(shard, CONFIG.context, 4, seed=3)
+    return NextToken(Transformer(CONFIG, seed=1), loader, plan.micro_rows, DTYPES[plan.precision])
 
 
 def weights(trainer: Trainer) -> list[torch.Tensor]:
@@ -67,10 +75,11 @@ def test_interrupted_and_resumed_training_ends_in_the_same_bytes(
         first = trainer_of(shard, tmp_path / str(stop_after), plan)
         original = first.step
 
-        def step(number: int, original: Any = original, last: int = stop_after) -> float:
+        def step(number: int, original: Any = original, last: int = stop_after) -> Learnt:
             if number == last - 1:
                 os.kill(os.getpid(), signal.SIGINT)
-            return float(original(number))
+            learnt: Learnt = original(number)
+            return learnt
 
         first.step = step  # type: ignore[method-assign]
         with pytest.raises(Interrupted, match=f"after step {stop_after} of 12"):
@@ -82,57 +91,62 @@ def test_interrupted_and_resumed_training_ends_in_the_same_bytes(
         assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(second), strict=True))
 
 
-def test_accumulated_micro_batches_give_the_gradient_of_the_whole_batch(shard: TokenShard, tmp_path: Path) -> None:
+def test_accumulated_micro_batches_give_the_gradient_of_the_whole_batch(shard: TokenShard) -> None:
     gradients = []
     for micro in (6, 2, 1):
-        trainer = trainer_of(shard, tmp_path, replace(PLAN, micro_rows=micro), rows=6)
-        batch = trainer.loader.batch(2)  # holds the short last row of the epoch: ragged masks
-        loss = trainer.loss_and_gradients(batch)
-        gradients.append((loss, [p.grad.clone() for p in trainer.model.parameters() if p.grad is not None]))
+        loader = TokenLoader(shard, CONFIG.context, 6, seed=3)
+        objective = objective_of(shard, loader, replace(PLAN, micro_rows=micro))
+        batch = loader.batch(2)  # holds the short last row of the epoch: ragged masks
+        loss = objective.loss_and_gradients(batch)
+        gradients.append((loss, [p.grad.clone() for p in objective.model.parameters() if p.grad is not None]))
     for loss, pieces in gradients[1:]:
         assert loss == pytest.approx(gradients[0][0], abs=1e-6)
         for a, b in zip(pieces, gradients[0][1], strict=True):
             assert torch.allclose(a, b, atol=1e-6)
 
 
-def test_padding_does_not_change_the_gradient(shard: TokenShard, tmp_path: Path) -> None:
+def test_padding_does_not_change_the_gradient(shard: TokenShard) -> None:
     """The same documents in rows of 40 with padding and in rows packed full."""
     results = []
     for split in (True, False):
-        trainer = trainer_of(shard, tmp_path)
-        trainer.loader = TokenLoader(shard, 41, 30, seed=3, split=split)
-        trainer.model.config = replace(CONFIG, context=41)
-        total = trainer.loader.rows_in_epoch()
-        trainer.loader.rows = total
-        batch = trainer.loader.batch(0)
-        assert batch.valid == trainer.loader.pairs
-        results.append((split, (batch.targets < 0).sum().item(), trainer.loss_and_gradients(batch)))
+        loader = TokenLoader(shard, 41, 30, seed=3, split=split)
+        objective = objective_of(shard, loader)
+        objective.model.config = replace(CONFIG, context=41)
+        loader.rows = loader.rows_in_epoch()
+        batch = loader.batch(0)
+        assert batch.valid == loader.pairs
+        results.append((split, (batch.targets < 0).sum().item(), objective.loss_and_gradients(batch)))
     assert results[1][1] > results[0][1]  # the second really had more padding
     # Cutting a document takes context away from its second half, so only padding is compared here:
     alone = 0.0
-    trainer = trainer_of(shard, tmp_path)
-    trainer.loader = TokenLoader(shard, 60, 1, seed=3, split=False)
-    for row in range(trainer.loader.rows_in_epoch()):
-        batch = trainer.loader.batch(row)
-        alone += trainer.loss_and_gradients(batch) * batch.valid
-    assert alone / trainer.loader.pairs == pytest.approx(results[1][2], abs=1e-5)
+    loader = TokenLoader(shard, 60, 1, seed=3, split=False)
+    objective = objective_of(shard, loader)
+    for row in range(loader.rows_in_epoch()):
+        batch = loader.batch(row)
+        alone += objective.loss_and_gradients(batch) * batch.valid
+    assert alone / loader.pairs == pytest.approx(results[1][2], abs=1e-5)
 
 
 def test_one_batch_is_learnt_by_heart(shard: TokenShard, tmp_path: Path) -> None:
     plan = replace(PLAN, steps=400, schedule=Schedule(400), checkpoint_seconds=1e9)
     trainer = trainer_of(shard, tmp_path, plan, rows=2)
-    fixed = trainer.loader.batch(0)
-    trainer.loader.batch = lambda step: fixed  # type: ignore[method-assign]
+    fixed = loader_of(trainer).batch(0)
+    loader_of(trainer).batch = lambda step: fixed  # type: ignore[method-assign]
     for number in range(400):
-        loss = trainer.step(number)
+        loss = trainer.step(number).loss
     # Each document begins after the same token, so its first word can only be guessed: learn the rest.
     assert loss < 0.5
     batch = replace_first_targets(fixed)
     trainer = trainer_of(shard, tmp_path, plan, rows=2)
-    trainer.loader.batch = lambda step: batch  # type: ignore[method-assign]
+    loader_of(trainer).batch = lambda step: batch  # type: ignore[method-assign]
     for number in range(400):
-        loss = trainer.step(number)
+        loss = trainer.step(number).loss
     assert loss < 0.01
+
+
+def loader_of(trainer: Trainer) -> TokenLoader:
+    assert isinstance(trainer.objective, NextToken)
+    return trainer.objective.loader
 
 
 def replace_first_targets(batch: Any) -> Any:
@@ -145,14 +159,14 @@ def replace_first_targets(batch: Any) -> Any:
 
 
 def test_first_loss_is_the_logarithm_of_the_vocabulary(shard: TokenShard, tmp_path: Path) -> None:
-    assert trainer_of(shard, tmp_path).step(0) == pytest.approx(np.log(40), abs=0.05)
+    assert trainer_of(shard, tmp_path).step(0).loss == pytest.approx(np.log(40), abs=0.05)
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_documents(shard: TokenShard, tmp_path: Path) -> None:
     trainer = trainer_of(shard, tmp_path)
     with torch.no_grad():
-        trainer.model.model.norm.weight[0] = torch.nan
-    documents = {piece.document for row in trainer.loader.batch(0).rows for piece in row}
+        dict(trainer.model.named_parameters())["model.norm.weight"][0] = torch.nan
+    documents = {piece.document for row in loader_of(trainer).batch(0).rows for piece in row}
     with pytest.raises(UserError, match="at step 0 on documents") as caught:
         trainer.run()
     assert str(min(documents)) in str(caught.value) and "base.matrix_rate" in str(caught.value)
@@ -205,7 +219,7 @@ def test_an_unfinished_checkpoint_is_not_seen(shard: TokenShard, tmp_path: Path)
 def test_every_parameter_has_exactly_one_optimizer_and_only_matrices_decay() -> None:
     model = Transformer(CONFIG, seed=0)
     for name in ("muon", "adamw"):
-        config = OptimizerConfig(name=name, weight_decay=0.1)  # type: ignore[arg-type]
+        config = OptimizerConfig(name=name, weight_decay=0.1)
         seen: list[int] = []
         for optimizer in make_optimizers(model, config):
             for group in optimizer.param_groups:
@@ -228,8 +242,8 @@ def test_schedules_rise_stay_and_fall() -> None:
 def test_bf16_follows_fp32_closely(shard: TokenShard, tmp_path: Path) -> None:
     losses = {}
     for precision in ("fp32", "bf16"):
-        trainer = trainer_of(shard, tmp_path / precision, replace(PLAN, precision=precision))  # type: ignore[arg-type]
-        losses[precision] = [trainer.step(n) for n in range(12)]
+        trainer = trainer_of(shard, tmp_path / precision, replace(PLAN, precision=precision))
+        losses[precision] = [trainer.step(n).loss for n in range(12)]
         assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
     assert losses["bf16"] == pytest.approx(losses["fp32"], abs=0.05)
     assert losses["bf16"] != losses["fp32"]

@@ -1,15 +1,17 @@
 """Training state on disk: atomic, checksummed, never pickled.
 
-A checkpoint is a folder ``step-00000400`` with ``weights.safetensors``, ``optimizer.safetensors`` (optimizer state
-and the random generator's) and ``state.json`` (step, what the run is, SHA-256 of both files). It is written under
-another name and renamed when it is whole, so a folder with the right name is complete unless the disk failed;
-that is what the checksums find, and then the checkpoint before it is used.
+A checkpoint is a folder ``step-00000400`` with ``weights.safetensors`` (of what is trained: a frozen base is found
+where it came from), ``optimizer.safetensors`` (state of the optimizers, the objective and the random generator) and
+``state.json`` (step, what the run is, SHA-256 of both files). It is written under another name and renamed when it is
+whole, so a folder with the right name is complete unless the disk failed; that is what the checksums find, and then the
+checkpoint before it is used.
 """
 
 import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,14 +28,27 @@ KEPT = 2
 """Checkpoints left on disk: the newest, and one in case the newest is damaged."""
 
 NAME = re.compile(r"step-(\d{8})")
+RANDOM = "random:torch"
+EXTRA = "extra:"
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """What a checkpoint gives back: the next step to do, and a sentence for each damaged checkpoint passed over."""
+    """What a checkpoint gives back.
+
+    Attributes:
+        step: the next one to do.
+        damaged: a sentence for each damaged checkpoint passed over.
+        extra: as it was given to ``save_state``; empty at step 0.
+    """
 
     step: int
     damaged: list[str]
+    extra: dict[str, Tensor]
+
+
+def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def _optimizer_tensors(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
@@ -47,16 +62,22 @@ def _optimizer_tensors(model: nn.Module, optimizers: list[torch.optim.Optimizer]
 
 
 def save_state(
-    folder: Path, step: int, model: nn.Module, optimizers: list[torch.optim.Optimizer], identity: dict[str, Any]
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    identity: dict[str, Any],
+    extra: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write the state after ``step`` optimizer steps and drop checkpoints older than the last ``KEPT``.
 
     Args:
         folder: holds the checkpoints of one stage.
         step: steps done.
-        model: its parameters are saved in their own type.
+        model: its trainable parameters are saved in their own type.
         optimizers: their per-parameter state is saved.
         identity: what must be equal for a resume to make sense (recipe, corpus fingerprint); JSON.
+        extra: whatever else the training needs to go on.
 
     Returns:
         The new folder.
@@ -65,9 +86,10 @@ def save_state(
     final, working = folder / f"step-{step:08d}", folder / ".writing"
     shutil.rmtree(working, ignore_errors=True)
     working.mkdir()
-    weights = {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
+    weights = {name: parameter.detach().contiguous() for name, parameter in _trained(model).items()}
     save_file(weights, working / "weights.safetensors")
-    tensors = _optimizer_tensors(model, optimizers) | {"random:torch": torch.get_rng_state()}
+    tensors = _optimizer_tensors(model, optimizers) | {RANDOM: torch.get_rng_state()}
+    tensors |= {f"{EXTRA}{name}": tensor.detach().contiguous() for name, tensor in (extra or {}).items()}
     save_file(tensors, working / "optimizer.safetensors")
     sums = {name: sha256_file(working / name) for name in ("weights.safetensors", "optimizer.safetensors")}
     write_json(working / "state.json", {"step": step, "identity": identity, "sha256": sums})
@@ -116,24 +138,26 @@ def load_state(
         except (OSError, ValueError, KeyError, json.JSONDecodeError, SafetensorError) as error:
             damaged.append(f"checkpoint {checkpoint.name} is damaged ({error})")
             continue
+        found = {key: tensors.pop(key) for key in list(tensors) if key.startswith(EXTRA)}
         _restore(model, optimizers, weights, tensors)
-        return TrainingState(int(about["step"]), damaged)
+        extra = {key.removeprefix(EXTRA): tensor for key, tensor in found.items()}
+        return TrainingState(int(about["step"]), damaged, extra)
     if damaged:
         raise UserError(
             f"{'; '.join(damaged)}, and no earlier one is left; delete the folder {folder.name} in "
             f"{folder.parent.name} and run the same command to train this stage again"
         )
-    return TrainingState(0, [])
+    return TrainingState(0, [], {})
 
 
 def _restore(
     model: nn.Module, optimizers: list[torch.optim.Optimizer], weights: dict[str, Tensor], tensors: dict[str, Tensor]
 ) -> None:
-    parameters = dict(model.named_parameters())
+    parameters = _trained(model)
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])
-    torch.set_rng_state(tensors.pop("random:torch"))
+    torch.set_rng_state(tensors.pop(RANDOM))
     owner = {
         parameter: optimizer for optimizer in optimizers for g in optimizer.param_groups for parameter in g["params"]
     }

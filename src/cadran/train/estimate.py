@@ -10,7 +10,8 @@ from cadran.errors import UserError
 from cadran.model.config import ModelConfig
 from cadran.model.transformer import Transformer
 from cadran.train.loader import TokenLoader
-from cadran.train.machine import matmul_speed, memory_available
+from cadran.train.machine import DTYPES, matmul_speed, memory_available
+from cadran.train.next_token import NextToken, compiled_states
 from cadran.train.trainer import Trainer, TrainingPlan
 
 SHARE_REACHED = 0.6
@@ -58,7 +59,9 @@ def tokens_per_second(
     with TemporaryDirectory() as folder:
         model = Transformer(config, seed=0)
         loader = TokenLoader(shard, context, rows, seed=0)
-        trainer = Trainer(model, loader, plan, Path(folder), {}, lambda event: None)
+        states = compiled_states(model, lambda text: None) if plan.compiled else None
+        objective = NextToken(model, loader, plan.micro_rows, DTYPES[plan.precision], states)
+        trainer = Trainer(model, objective, plan, Path(folder), {}, lambda event: None)
         for number in range(2):
             trainer.step(number)
         start = time.perf_counter()

@@ -19,13 +19,12 @@ PIECE = 1024
 class _HeadCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, weight: float, cap: float | None) -> Tensor:
-        with_grad = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        grad_hidden = torch.empty_like(hidden) if with_grad else None
-        grad_head = torch.zeros_like(head, dtype=torch.promote_types(head.dtype, torch.float32)) if with_grad else None
+        grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        wide = torch.promote_types(head.dtype, torch.float32)
+        grad_head = torch.zeros_like(head, dtype=wide) if ctx.needs_input_grad[1] else None
         total = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
         for start in range(0, hidden.shape[0], PIECE):
             piece, target = hidden[start : start + PIECE], targets[start : start + PIECE]
-            valid = target != IGNORED
             logits = (piece @ head.t()).to(total.dtype)  # (P, V)
             slope = None
             if cap is not None:
@@ -35,27 +34,27 @@ class _HeadCrossEntropy(torch.autograd.Function):
             top = logits.amax(-1, keepdim=True)
             exponentials = logits.sub_(top).exp()
             sums = exponentials.sum(-1, keepdim=True)
-            index = target.clamp(min=0)[:, None]
+            index = target[:, None]
             nll = sums.log() - logits.gather(-1, index)
-            total += torch.where(valid[:, None], nll, 0.0).sum()
-            if grad_hidden is not None and grad_head is not None:
+            total += nll.sum()
+            if grad_hidden is not None or grad_head is not None:
                 gradient = exponentials.div_(sums)
                 gradient.scatter_add_(-1, index, torch.full_like(nll, -1.0))
-                gradient.mul_((valid * weight)[:, None])
+                gradient.mul_(weight)
                 if slope is not None:
                     gradient.mul_(slope)
                 gradient = gradient.to(hidden.dtype)
-                torch.mm(gradient, head, out=grad_hidden[start : start + PIECE])
-                grad_head += gradient.t() @ piece
-        if grad_hidden is not None and grad_head is not None:
-            ctx.save_for_backward(grad_hidden, grad_head.to(head.dtype))
+                if grad_hidden is not None:
+                    torch.mm(gradient, head, out=grad_hidden[start : start + PIECE])
+                if grad_head is not None:
+                    grad_head += gradient.t() @ piece
+        ctx.save_for_backward(grad_hidden, None if grad_head is None else grad_head.to(head.dtype))
         return total * weight
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        grad_hidden, grad_head = ctx.saved_tensors
-        scale = gradients[0]
-        return grad_hidden * scale.to(grad_hidden.dtype), grad_head * scale.to(grad_head.dtype), None, None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        scaled = (None if kept is None else kept * gradients[0].to(kept.dtype) for kept in ctx.saved_tensors)
+        return next(scaled), next(scaled), None, None, None
 
 
 def head_cross_entropy(hidden: Tensor, head: Tensor, targets: Tensor, count: int, cap: float | None = None) -> Tensor:
@@ -72,4 +71,7 @@ def head_cross_entropy(hidden: Tensor, head: Tensor, targets: Tensor, count: int
     Returns:
         Scalar, nats per target when ``targets`` holds all ``count`` of them.
     """
+    counted = targets != IGNORED
+    if not counted.all():  # in SFT most positions are of prompts, and their logits would be for nothing
+        hidden, targets = hidden[counted], targets[counted]
     return _HeadCrossEntropy.apply(hidden, head, targets, 1.0 / max(count, 1), cap)  # type: ignore[no-untyped-call, no-any-return]

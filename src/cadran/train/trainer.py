@@ -1,7 +1,7 @@
 """The training loop: one step is a pure function of (state, step number), so a run can die anywhere and go on.
 
-The loop knows nothing of corpora or reports: it takes batches from a loader, hands plain dictionaries to ``record``
-and calls ``observe`` where evaluation and samples belong.
+The loop knows nothing of corpora, losses or reports: it takes gradients from an objective, hands plain dictionaries to
+``record`` and calls ``observe`` where evaluation and samples belong.
 """
 
 import math
@@ -16,18 +16,19 @@ from types import FrameType
 from typing import Any
 
 import torch
+from torch import nn
 
 from cadran.errors import UserError
-from cadran.model.attention import document_bias
-from cadran.model.transformer import Transformer
 from cadran.train.checkpoint import load_state, save_state
-from cadran.train.loader import Batch, TokenLoader
-from cadran.train.loss import head_cross_entropy
-from cadran.train.machine import DTYPES, Precision, why_not_compile
+from cadran.train.machine import DTYPES, Precision
+from cadran.train.objective import Learnt, Objective
 from cadran.train.optimizers import OptimizerConfig, make_optimizers, set_rate
 from cadran.train.schedule import Schedule
 
 Record = Callable[[dict[str, Any]], None]
+
+_TOKENS = "trainer:tokens"
+"""How many were read so far, in a checkpoint."""
 
 
 class Interrupted(UserError):
@@ -64,12 +65,12 @@ class TrainingPlan:
 
 
 class Trainer:
-    """Trains a model in place.
+    """Trains a model in place: those of its parameters that want a gradient.
 
     Args:
         model: float32 weights.
-        loader: batches by step number.
-        plan: what to do.
+        objective: what to minimise.
+        plan: how.
         checkpoints: folder for the state; removed by nobody here.
         identity: what a checkpoint must have been made for to be resumed; JSON.
         record: receives events.
@@ -78,75 +79,40 @@ class Trainer:
 
     def __init__(
         self,
-        model: Transformer,
-        loader: TokenLoader,
+        model: nn.Module,
+        objective: Objective,
         plan: TrainingPlan,
         checkpoints: Path,
         identity: dict[str, Any],
         record: Record,
         observe: Callable[[int], None] = lambda step: None,
     ) -> None:
-        self.model, self.loader, self.plan = model, loader, plan
+        self.model, self.objective, self.plan = model, objective, plan
         self.checkpoints, self.identity, self.record, self.observe = checkpoints, identity, record, observe
-        self.dtype = DTYPES[plan.precision]
-        self.optimizers = make_optimizers(model, plan.optimizer, self.dtype)
-        self._hidden = self._compiled() if plan.compiled else model.hidden_states
+        self.optimizers = make_optimizers(model, plan.optimizer, DTYPES[plan.precision])
+        self.tokens = 0
 
-    def _compiled(self) -> Callable[..., torch.Tensor]:
-        reason = why_not_compile()
-        if reason is not None:
-            self.record({"kind": "notice", "text": f"training without torch.compile: {reason}"})
-            return self.model.hidden_states
-        return torch.compile(self.model.hidden_states, dynamic=False)
-
-    def loss_and_gradients(self, batch: Batch) -> float:
-        """Accumulate the gradients of one batch.
-
-        The loss is the sum over the batch's valid targets divided by their number over *all* its rows, whatever
-        the size of the pieces it is computed in.
-
-        Returns:
-            The loss, nats per target.
-        """
-        head, total = self.model.lm_head.weight, 0.0
-        device = head.device
-        for start in range(0, batch.ids.shape[0], self.plan.micro_rows):
-            piece = slice(start, start + self.plan.micro_rows)
-            bias = document_bias(batch.segments[piece].to(device), self.dtype)
-            hidden = self._hidden(batch.ids[piece].to(device), bias, None, self.dtype)
-            loss = head_cross_entropy(
-                hidden.reshape(-1, hidden.shape[-1]),
-                head.to(self.dtype),
-                batch.targets[piece].to(device).reshape(-1),
-                batch.valid,
-                self.model.config.logit_cap,
-            )
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
-        return total
-
-    def step(self, number: int) -> float:
-        """Do optimizer step ``number`` and return its loss.
+    def step(self, number: int) -> Learnt:
+        """Do optimizer step ``number``.
 
         Raises:
             UserError: the loss or the gradient is not finite; names the rows.
         """
-        batch = self.loader.batch(number)
         set_rate(self.optimizers, self.plan.schedule.factor(number))
-        loss = self.loss_and_gradients(batch)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.clip or math.inf))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            documents = sorted({piece.document for row in batch.rows for piece in row})
-            named = ", ".join(map(str, documents[:8])) + (", ..." if len(documents) > 8 else "")
+        learnt = self.objective.gradients(number)
+        norm = float(torch.nn.utils.clip_grad_norm_(self._trained(), self.plan.clip or math.inf))
+        if not (math.isfinite(learnt.loss) and math.isfinite(norm)):
             raise UserError(
-                f"the loss is {loss} with gradient norm {norm} at step {number} on documents {named} of the shard; "
-                f"halve the learning rate (base.matrix_rate, base.embedding_rate) and run the same command again"
+                f"the loss is {learnt.loss} with gradient norm {norm} at step {number} on {learnt.named}; "
+                f"halve the learning rates of this stage (for pre-training base.matrix_rate and base.embedding_rate) "
+                f"and run the same command again"
             )
         for optimizer in self.optimizers:
             optimizer.step()
-        for parameter in self.model.parameters():
+        for parameter in self._trained():
             parameter.grad = None
-        return loss
+        self.tokens += learnt.tokens
+        return learnt
 
     def run(self) -> None:
         """Train from wherever the checkpoints stand to the last step.
@@ -159,39 +125,51 @@ class Trainer:
         for sentence in state.damaged:
             self.record({"kind": "notice", "text": f"{sentence}; the one before it was used"})
         first = state.step
+        if first:
+            self.tokens = int(state.extra.pop(_TOKENS))
+            self.objective.restore(state.extra)
         self.record({"kind": "resumed" if first else "started", "step": first})
         if first == 0:
             self.observe(0)
         saved = time.monotonic()
-        tokens_per_step = self.loader.rows * self.loader.context
         with _postponed_signals() as stopping:
             for number in range(first, self.plan.steps):
                 start = time.perf_counter()
-                loss = self.step(number)
+                learnt = self.step(number)
                 took = time.perf_counter() - start
                 done = number + 1
                 self.record(
                     {
                         "kind": "step",
                         "step": done,
-                        "loss": loss,
+                        "loss": learnt.loss,
                         "lr_factor": self.plan.schedule.factor(number),
-                        "tokens": done * tokens_per_step,
-                        "tokens_per_second": tokens_per_step / took,
+                        "tokens": self.tokens,
+                        "tokens_per_second": learnt.tokens / took,
+                        **learnt.figures,
                     }
                 )
                 if done % self.plan.observe_every == 0 or done == self.plan.steps:
                     self.observe(done)
+                if done % self.objective.period:
+                    continue
                 stop = stopping()
                 if stop or time.monotonic() - saved > self.plan.checkpoint_seconds:
-                    save_state(self.checkpoints, done, self.model, self.optimizers, self.identity)
+                    self._save(done)
                     saved = time.monotonic()
                 if stop:
                     raise Interrupted(
                         f"stopped after step {done} of {self.plan.steps}, nothing is lost; type the same command again"
                     )
         # The last state is kept too: a kill between here and the written model costs no training.
-        save_state(self.checkpoints, self.plan.steps, self.model, self.optimizers, self.identity)
+        self._save(self.plan.steps)
+
+    def _save(self, done: int) -> None:
+        extra = self.objective.state() | {_TOKENS: torch.tensor(self.tokens)}
+        save_state(self.checkpoints, done, self.model, self.optimizers, self.identity, extra)
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
 
 @contextmanager

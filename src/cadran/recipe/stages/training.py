@@ -17,6 +17,8 @@ from cadran.recipe.stage import StageContext
 from cadran.tokenizer.tokenizer import Tokenizer
 from cadran.train.estimate import estimate
 from cadran.train.loader import TokenLoader
+from cadran.train.machine import DTYPES
+from cadran.train.next_token import NextToken, compiled_states
 from cadran.train.trainer import Trainer
 
 
@@ -82,8 +84,11 @@ def train(
             )
         context.record(event)
 
-    trainer = Trainer(model, loader, plan, context.folder / CHECKPOINTS, {"key": context.key}, record, observe)
-    trainer.run()
+    states = None
+    if plan.compiled:
+        states = compiled_states(model, lambda text: record({"kind": "notice", "text": text}))
+    objective = NextToken(model, loader, plan.micro_rows, DTYPES[plan.precision], states)
+    Trainer(model, objective, plan, context.folder / CHECKPOINTS, {"key": context.key}, record, observe).run()
     tokens = steps * section.rows * length
     return {
         "parameters": model.config.parameters,

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from cadran.align.rows import article_rows, chat_row, clipped, first_sentence, reading
-from cadran.align.sft_data import encode_row
+from cadran.align.sft_rows import RefusedRow, encode_chat
 from cadran.corpus.document import Document
 from cadran.errors import UserError
 from cadran.tokenizer.bpe import train_bpe
@@ -71,8 +71,8 @@ def test_a_chat_begins_with_a_question_and_ends_with_an_answer() -> None:
 def test_only_answers_and_their_stop_token_are_supervised(renderer: ChatRenderer) -> None:
     tokenizer = renderer.tokenizer
     for row in article_rows(ARTICLE, random.Random(1), 360):
-        encoded = encode_row(row, renderer, 500)
-        assert encoded is not None and encoded.supervised is not None
+        encoded = encode_chat(row.messages, None, renderer, 500, row.source)
+        assert encoded.supervised is not None
         learnt = tokenizer.decode([int(i) for i in encoded.ids[encoded.supervised]])
         answers = [m["content"] for m in row.messages if m["role"] == "assistant"]
         assert learnt == "".join(f"{a}<|im_end|>" for a in answers)
@@ -82,8 +82,8 @@ def test_only_answers_and_their_stop_token_are_supervised(renderer: ChatRenderer
 def test_what_is_learnt_begins_exactly_where_serving_begins(renderer: ChatRenderer) -> None:
     """Training ids up to an answer are the ids that the engine is given when it must answer."""
     (row, *_) = article_rows(ARTICLE, random.Random(2), 360)
-    encoded = encode_row(row, renderer, 500)
-    assert encoded is not None and encoded.supervised is not None
+    encoded = encode_chat(row.messages, None, renderer, 500, row.source)
+    assert encoded.supervised is not None
     prompt = renderer.render(row.messages[:1], add_generation_prompt=True).ids
     start = int(encoded.supervised.argmax())
     assert encoded.ids[:start].tolist() == list(prompt)
@@ -91,18 +91,18 @@ def test_what_is_learnt_begins_exactly_where_serving_begins(renderer: ChatRender
 
 def test_a_long_conversation_loses_its_last_turns_and_a_hopeless_one_is_left_out(renderer: ChatRenderer) -> None:
     row = next(r for r in article_rows(ARTICLE, random.Random(0), 360) if r.task == "reading")
-    whole = encode_row(row, renderer, 500)
-    assert whole is not None
-    shorter = encode_row(row, renderer, len(whole.ids) - 2)
-    assert shorter is not None and len(shorter.ids) < len(whole.ids)
+    whole = encode_chat(row.messages, None, renderer, 500, row.source)
+    shorter = encode_chat(row.messages, None, renderer, len(whole.ids) - 2, row.source)
+    assert len(shorter.ids) < len(whole.ids)
     assert shorter.ids.tolist() == whole.ids[: len(shorter.ids)].tolist()
-    assert encode_row(row, renderer, 5) is None
+    with pytest.raises(RefusedRow, match="a1"):
+        encode_chat(row.messages, None, renderer, 5, row.source)
 
 
 def test_a_row_without_an_answer_is_refused(renderer: ChatRenderer) -> None:
     row = next(iter(article_rows(ARTICLE, random.Random(0), 360)))
-    with pytest.raises(UserError, match="made from a1 has no answer to learn from"):
-        encode_row(type(row)(row.messages[:1], "fr", "definition", "a1"), renderer, 100)
+    with pytest.raises(UserError, match="a1: it has no answer to learn from"):
+        encode_chat(row.messages[:1], None, renderer, 100, row.source)
 
 
 def test_an_unknown_language_is_asked_in_english() -> None:

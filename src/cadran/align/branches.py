@@ -7,7 +7,8 @@ those of separate rows, for the work of one. DPO reads a prompt once instead of 
 
 from bisect import bisect_right, insort
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -86,8 +87,9 @@ class Branches:
 
     def to(self, device: torch.device) -> "Branches":
         """The same batch elsewhere."""
-        moved = ((f.name, getattr(self, f.name)) for f in fields(self))
-        return Branches(**{name: value.to(device) if isinstance(value, Tensor) else value for name, value in moved})
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "tokens"}
+        moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in tensors.items()}
+        return replace(self, **moved)
 
 
 @dataclass(slots=True)
@@ -119,7 +121,10 @@ def pack_answers(
     Raises:
         ValueError: an empty prompt or answer, or one of them is too long.
     """
-    pieces, lengths, prompts, flags = [], [], [], []
+    pieces: list[_Piece] = []
+    lengths: list[int] = []
+    prompts: list[int] = []
+    flags: list[npt.NDArray[np.bool_]] = []
     for number, item in enumerate(items):
         if not item.prompt or not all(item.answers):
             raise ValueError(f"item {number} has an empty prompt or answer")
@@ -199,8 +204,21 @@ def _laid_out(
                 ends[number] = row * width + end - 1
             column = end
     answer_of = np.repeat(np.arange(len(lengths)), lengths)
-    arrays = (ids, positions, documents, branches, sources, targets, answer_of, valid, ends, np.array(prompts))
-    return Branches(*(torch.from_numpy(array) for array in arrays), torch.tensor(lengths), tokens)
+    made = torch.from_numpy
+    return Branches(
+        ids=made(ids),
+        positions=made(positions),
+        documents=made(documents),
+        branches=made(branches),
+        sources=made(sources),
+        targets=made(targets),
+        answer=made(answer_of),
+        valid=made(valid),
+        ends=made(ends),
+        prompts=torch.tensor(prompts),
+        lengths=torch.tensor(lengths),
+        tokens=tokens,
+    )
 
 
 def shares_prompts(model: Transformer) -> bool:

@@ -9,7 +9,21 @@ import typer
 from rich.console import Console
 
 from cadran import __version__
-from cadran.cli import bench, doctor, export, inspect, models, pull, quantize, report, run, talk, tokenizer
+from cadran.cli import (
+    bench,
+    doctor,
+    export,
+    finetune,
+    inspect,
+    label,
+    models,
+    pull,
+    quantize,
+    report,
+    run,
+    talk,
+    tokenizer,
+)
 from cadran.errors import UserError
 
 app = typer.Typer(
@@ -23,6 +37,8 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("generate")(talk.generate)
 app.command("chat")(talk.chat)
+app.command("finetune")(finetune.finetune)
+app.command("label")(label.label)
 app.command("report")(report.report)
 app.command("pull")(pull.pull)
 app.add_typer(models.app, name="models")

@@ -1,23 +1,31 @@
 """``cadran run``."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from cadran.recipe.schema import Recipe
+
 
 def run(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe (smoke, quickstart) or a YAML file.")],
+    recipe: Annotated[
+        str, typer.Argument(help="Name of a recipe (smoke, quickstart, assistant, arithmetic) or a YAML file.")
+    ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, e.g. minutes=60 base.rows=8.")
     ] = None,
     start: Annotated[str | None, typer.Option("--from", help="Do this stage and the later ones again.")] = None,
     only: Annotated[str | None, typer.Option(help="Do this stage alone.")] = None,
 ) -> None:
-    """Run a recipe: corpus, tokenizer, base, sft, report. Stopped or killed, the same command goes on."""
+    """Run a recipe, stage by stage, to its report. Stopped or killed, the same command goes on."""
     from cadran.recipe.schema import load_recipe
 
-    loaded = load_recipe(recipe, overrides)
+    finish(load_recipe(recipe, overrides), start, only)
 
+
+def finish(recipe: "Recipe", start: str | None, only: str | None) -> None:
+    """Run a recipe that was read, show how it goes, and say what to do with what came of it."""
     from rich.console import Console
 
     from cadran.cli.show import Show
@@ -29,9 +37,11 @@ def run(
 
     console = Console()
     with Show(console) as show:
-        done = run_pipeline(loaded, show.event, show.progress, start=start, only=only)
+        done = run_pipeline(recipe, show.event, show.progress, start=start, only=only)
     page = done.folder / "report" / "index.html"
     console.print(f"\nThe run is in {done.folder}", highlight=False)
     if page.is_file():
         console.print(f"read    {page}", highlight=False)
     console.print(f"talk    cadran chat {done.name}", highlight=False)
+    for adapter in sorted(done.folder.glob("*/adapter")):
+        console.print(f"adapter {adapter}", highlight=False)

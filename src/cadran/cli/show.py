@@ -4,6 +4,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from cadran.cli.bar import Bar
 
@@ -44,9 +45,26 @@ class Show(Bar):
         elif kind == "evaluation":
             bits = "  ".join(f"{name} {value:.3f}" for name, value in sorted(event["bits_per_byte"].items()))
             self._line(stage, f"step {event['step']}: bits per byte  {bits}")
+        elif kind == "examination":
+            found = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in event["figures"].items())
+            self._line(stage, f"step {event['step']}: held out  {found}")
+        elif kind == "examples":
+            self._examples(event["examples"])
         elif kind == "sample":
             text = " ".join(f"{event['prompt']}▸{event['text']}".split())
             self._line(stage, text if len(text) <= 200 else f"{text[:199]}…")
+
+    def _examples(self, examples: list[dict[str, Any]]) -> None:
+        """Rows as the model reads them: what it learns is coloured, and without colours in brackets."""
+        for example in examples:
+            text = Text()
+            for piece in example["tokens"]:
+                learnt, plain = piece["supervised"], self.console.no_color or not self.console.is_terminal
+                shown = f"[[{piece['text']}]]" if learnt and plain else piece["text"]
+                text.append(shown, "black on green" if learnt else None)
+            self.console.print(f"\n{example['heading']}", markup=False, highlight=False)
+            self.console.print(text, soft_wrap=True)
+        self.console.print()
 
     def progress(self, doing: str, done: int, total: int | None) -> None:
         """Move the bar."""

@@ -4,11 +4,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cadran.engine.completion import Completion
 from cadran.engine.engine import Engine
 from cadran.engine.sampler import SamplingParams
 from cadran.errors import UserError
 from cadran.evaluate.chrf import chrf
 from cadran.evaluate.classification import accuracy, majority_accuracy, wilson_interval
+
+AT_ONCE = 32
+"""Questions that are answered together; no answer depends on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +41,18 @@ def answer(engine: Engine, prompt: str, max_tokens: int, temperature: float = 0.
 def answers(
     engine: Engine, questions: Sequence[Question], max_tokens: int, progress: Callable[[int], None]
 ) -> list[str]:
-    """Answers to all questions; one that does not fit in the context counts as an empty answer."""
-    given = []
-    for number, asked in enumerate(questions):
-        try:
-            given.append(answer(engine, asked.prompt, max_tokens))
-        except UserError:
-            given.append("")
-        progress(number + 1)
+    """Answers to all questions, several at a time; one that does not fit in the context counts as an empty answer."""
+    params = SamplingParams(temperature=0.0, max_tokens=max_tokens)
+    given: list[str] = []
+    for start in range(0, len(questions), AT_ONCE):
+        begun: list[Completion | None] = []
+        for asked in questions[start : start + AT_ONCE]:
+            try:
+                begun.append(engine.chat([{"role": "user", "content": asked.prompt}], params))
+            except UserError:
+                begun.append(None)
+        given += ["" if completion is None else completion.text.strip() for completion in begun]
+        progress(len(given))
     return given
 
 

@@ -137,7 +137,7 @@ def export_folder(
     work.mkdir()
     try:
         with ExitStack() as stack:
-            names, weights = _write_small_files(path, work, header, stack)
+            names, weights = write_small_files(path, work, header, stack)
             total = header.parameters * (4 if chosen == "f32" else 2)
             write_shards(work, names, _cast(weights, chosen, lambda done: progress("writing", done, total)), largest)
         write_json(work / "config.json", header.config | {"torch_dtype": _TORCH[chosen]})
@@ -159,10 +159,20 @@ def export_folder(
     return output
 
 
-def _write_small_files(
+def write_small_files(
     path: Path, work: Path, header: ModelHeader, stack: ExitStack
 ) -> tuple[list[str], Iterator[tuple[str, "Tensor"]]]:
-    """Write everything but weights and ``config.json``; names and tensors of the weights."""
+    """Write everything of a model but weights and ``config.json``.
+
+    Args:
+        path: a model directory or GGUF file.
+        work: the folder to write to.
+        header: of the model.
+        stack: closes what is opened.
+
+    Returns:
+        Names of the weights, and each with its tensor, read when it is taken.
+    """
     if path.is_dir():
         for companion in sorted(path.iterdir()):
             if is_companion(companion.name) and companion.is_file() and companion.name not in _REWRITTEN:

@@ -14,7 +14,9 @@ from cadran.corpus.shards import EncodedDocument, write_shard
 from cadran.errors import UserError
 from cadran.files import sha256_text
 from cadran.model.config import ModelConfig
-from cadran.recipe.schema import Recipe, TrainingSection
+from cadran.recipe.alignment_sections import PairSection
+from cadran.recipe.schema import Recipe
+from cadran.recipe.sections import TrainingSection, UpdateSection
 from cadran.train.estimate import tokens_per_second
 from cadran.train.machine import Precision, best_precision
 from cadran.train.optimizers import OptimizerConfig
@@ -24,8 +26,8 @@ from cadran.train.trainer import TrainingPlan
 FIXED_SECONDS = 260.0
 """Corpus, tokenizer, evaluation, baselines and report of the quickstart on two cores (LAB.md); not training."""
 
-BASE_SHARE = 0.78
-"""Share of the training time that pre-training gets; SFT has the rest."""
+SHARES = {"base": 0.78, "sft": 0.22, "reward": 0.05, "dpo": 0.1}
+"""Of the training time, for those stages that a recipe has."""
 
 COMPILE_MINUTES = 30.0
 """Budget from which compiling (40 to 70 s on two cores) is expected to earn back its time."""
@@ -71,24 +73,26 @@ def model_config(recipe: Recipe) -> ModelConfig:
     )
 
 
-def training_plan(section: TrainingSection, context: int, steps: int, observe_every: int) -> TrainingPlan:
+def training_plan(section: UpdateSection, steps: int, observe_every: int, *, micro_rows: int = 1) -> TrainingPlan:
     """The plan of a resolved section."""
     return TrainingPlan(
         steps=steps,
-        micro_rows=section.micro_rows or section.rows,
+        micro_rows=micro_rows,
         precision=section.precision or "fp32",
         optimizer=OptimizerConfig(
             name=section.optimizer,
             matrix_rate=section.matrix_rate,
             embedding_rate=section.embedding_rate,
             norm_rate=section.embedding_rate,
+            adapter_rate=section.adapter_rate,
+            scalar_rate=section.scalar_rate,
             weight_decay=section.weight_decay,
         ),
         schedule=Schedule(steps, section.warmup, section.decay, section.final, section.schedule),
         clip=section.clip,
         observe_every=observe_every,
         checkpoint_seconds=section.checkpoint_seconds,
-        compiled=bool(section.compiled),
+        compiled=isinstance(section, TrainingSection) and bool(section.compiled),
     )
 
 
@@ -117,51 +121,80 @@ def measure(recipe: Recipe, known: Measurement | None = None) -> Measurement:
     Raises:
         UserError: no budget where one is needed.
     """
-    config, base = model_config(recipe), recipe.base
-    settings = [dataclasses.asdict(config), base.rows, base.micro_rows, base.precision]
-    key = sha256_text(json.dumps([*settings, recipe.sft.precision, base.optimizer, recipe.threads], sort_keys=True))
-    calibrated = base.tokens is None or recipe.sft.tokens is None
+    given = {name: section.precision for name, section in _sections(recipe).items()}
+    if recipe.corpus is None:
+        key = sha256_text(json.dumps([given, recipe.threads], sort_keys=True))
+        settings: list[Any] = []
+        calibrated = False
+    else:
+        config, base = model_config(recipe), recipe.base
+        settings = [dataclasses.asdict(config), base.rows, base.micro_rows, base.precision]
+        rest = [recipe.sft and recipe.sft.precision, base.optimizer, recipe.threads]
+        key = sha256_text(json.dumps([*settings, *rest], sort_keys=True))
+        calibrated = any(section.tokens is None for section in _budgeted(recipe).values())
     if known is not None and known.key == key and (known.tokens_per_second is not None or not calibrated):
         return known
-    precision = base.precision or recipe.sft.precision or best_precision()
+    precision = next((kind for kind in given.values() if kind is not None), None) or best_precision()
     if not calibrated:
         return Measurement(key, precision, None)
     if recipe.minutes is None:
         raise UserError(
             "the recipe has neither minutes nor token counts; add minutes=12, or base.tokens and sft.tokens"
         )
-    return Measurement(key, precision, _measured_speed(config, base.model_copy(update={"precision": precision})))
+    base = recipe.base.model_copy(update={"precision": precision})
+    return Measurement(key, precision, _measured_speed(model_config(recipe), base))
 
 
 def resolve(recipe: Recipe, measured: Measurement) -> Recipe:
     """Replace every null: sizes from the minutes, precision and token counts from what was measured.
 
+    What only says that there is no such thing (no adapter, no file) stays null.
+
     Args:
         recipe: as read; one without nulls comes back unchanged.
         measured: by ``measure`` for this recipe.
     """
-    config, minutes = model_config(recipe), recipe.minutes or 0.0
-
-    def settled(section: TrainingSection, *, compiled: bool) -> dict[str, Any]:
-        return {
-            "precision": section.precision or measured.precision,
-            "compiled": compiled if section.compiled is None else section.compiled,
-            "micro_rows": section.micro_rows or section.rows,
-        }
-
-    base = recipe.base.model_copy(update=settled(recipe.base, compiled=minutes >= COMPILE_MINUTES))
-    sft = recipe.sft.model_copy(update=settled(recipe.sft, compiled=False))
+    minutes, settled = recipe.minutes or 0.0, {}
+    budget, tokens = _budgeted(recipe), 0.0
     if measured.tokens_per_second is not None:
         tokens = MARGIN * max(30.0, 60 * minutes - FIXED_SECONDS) * measured.tokens_per_second
-        base = base.model_copy(update={"tokens": base.tokens or round(BASE_SHARE * tokens)})
-        sft = sft.model_copy(update={"tokens": sft.tokens or round((1 - BASE_SHARE) * tokens)})
+    whole = sum(SHARES[name] for name in budget)
+    for name, section in _sections(recipe).items():
+        update: dict[str, Any] = {"precision": section.precision or measured.precision}
+        if isinstance(section, TrainingSection):
+            compiled = name == "base" and minutes >= COMPILE_MINUTES
+            update |= {
+                "compiled": compiled if section.compiled is None else section.compiled,
+                "micro_rows": section.micro_rows or section.rows,
+            }
+        if name in budget and tokens:
+            update["tokens"] = budget[name].tokens or round(SHARES[name] / whole * tokens)
+        settled[name] = section.model_copy(update=update)
+    if recipe.corpus is None:
+        return recipe.model_copy(update=settled)
+    config = model_config(recipe)
     model = recipe.model.model_copy(
         update={
             "layers": config.layers, "width": config.width, "heads": config.heads, "kv_heads": config.kv_heads,
             "hidden": config.hidden, "context": config.context,
         }
     )  # fmt: skip
-    return recipe.model_copy(update={"model": model, "base": base, "sft": sft})
+    return recipe.model_copy(update={"model": model, **settled})
+
+
+def _sections(recipe: Recipe) -> dict[str, UpdateSection]:
+    """The stages of a recipe that change weights."""
+    sections = {name: getattr(recipe, name) for name in ("sft", "reward", "dpo", "ppo", "grpo")}
+    found = {name: section for name, section in sections.items() if section is not None}
+    return found if recipe.corpus is None else {"base": recipe.base, **found}
+
+
+def _budgeted(recipe: Recipe) -> dict[str, TrainingSection | PairSection]:
+    """Those of them whose tokens follow from the minutes."""
+    if recipe.corpus is None:
+        return {}
+    sections = _sections(recipe).items()
+    return {name: s for name, s in sections if isinstance(s, TrainingSection | PairSection)}
 
 
 def _measured_speed(config: ModelConfig, section: TrainingSection) -> float:
@@ -173,5 +206,5 @@ def _measured_speed(config: ModelConfig, section: TrainingSection) -> float:
     )
     with TemporaryDirectory() as folder:
         shard = write_shard(Path(folder), documents, config.vocabulary)
-        plan = training_plan(section, config.context, 1000, 1000)
+        plan = training_plan(section, 1000, 1000, micro_rows=section.micro_rows or section.rows)
         return tokens_per_second(config, plan, shard, section.rows, config.context)

@@ -78,7 +78,7 @@ def run_stages(
         log.listener({"stage": stage.name, "kind": "begin"})
         _forget_unstepped(log, stage.name)
         begun = time.monotonic()
-        stage.run(StageContext(recipe, run, run.stage(stage.name), stage.name, key, log, progress, cache))
+        stage.run(StageContext(recipe, run, run.stage(stage.name), stage.name, stage.needs, key, log, progress, cache))
         run.finish(stage.name, key)
         # The report reads this, so the time it took itself is not in it.
         log.append({"stage": stage.name, "kind": "stage_done", "seconds": time.monotonic() - begun})

@@ -11,6 +11,7 @@ import platformdirs
 import torch
 import yaml
 
+from cadran.errors import UserError
 from cadran.files import read_json, write_json, write_text
 from cadran.recipe.budget import Measurement, measure, resolve
 from cadran.recipe.events import Event, EventLog
@@ -20,12 +21,49 @@ from cadran.recipe.schema import Recipe
 from cadran.recipe.stage import Progress, Stage
 from cadran.recipe.stages.base import BaseStage
 from cadran.recipe.stages.corpus import CorpusStage
+from cadran.recipe.stages.dpo import DpoStage
+from cadran.recipe.stages.finetune import FinetuneStage
+from cadran.recipe.stages.grpo import GrpoStage
+from cadran.recipe.stages.integers import IntegerStage
+from cadran.recipe.stages.ppo import PpoStage
 from cadran.recipe.stages.report import ReportStage
+from cadran.recipe.stages.reward import RewardStage
 from cadran.recipe.stages.sft import SftStage
 from cadran.recipe.stages.tokenizer import TokenizerStage
 from cadran.train.machine import matmul_speed, memory_available
 
-STAGES: tuple[Stage, ...] = (CorpusStage(), TokenizerStage(), BaseStage(), SftStage(), ReportStage())
+
+def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
+    """The stages of a recipe, each after what it stands on: those whose sections it has."""
+    stages: list[Stage] = []
+    parent: str | None = None
+    if recipe.corpus is not None:
+        stages += [CorpusStage(), TokenizerStage(), BaseStage()]
+    if recipe.sft is not None:
+        stages.append(SftStage() if recipe.corpus is not None else FinetuneStage())
+        parent = "sft"
+
+    def needs(*more: str) -> tuple[str, ...]:
+        """The parent, and from a corpus what the figures of every stage are taken from."""
+        earlier = ("corpus", "tokenizer", "base") if recipe.corpus is not None else ()
+        return (*earlier, *((parent,) if parent is not None else ()), *more)
+
+    if recipe.reward is not None:
+        stages.append(RewardStage(parent, needs()))
+    if recipe.dpo is not None:
+        stages.append(DpoStage(parent, needs()))
+        parent = "dpo"
+    if recipe.grpo is not None:
+        stages.append(GrpoStage(parent, needs()))
+        parent = "grpo"
+    if recipe.ppo is not None:
+        stages.append(PpoStage(parent, needs(*(("reward",) if recipe.reward is not None else ()))))
+        parent = "ppo"
+    if recipe.int8 is not None:
+        if parent is None:
+            raise UserError("the recipe makes no model for its stage int8; add a stage before it, or cadran quantize")
+        stages.append(IntegerStage(parent, needs()))
+    return (*stages, ReportStage(tuple(stage.name for stage in stages)))
 
 
 def cache_folder() -> Path:
@@ -53,7 +91,8 @@ def run_pipeline(
     Raises:
         UserError: anything the user can mend, with what to type.
     """
-    selected(STAGES, start, only)  # an unknown name is said before anything is measured
+    stages = stages_of(recipe)
+    selected(stages, start, only)  # an unknown name is said before anything is measured
     run = Run(runs_folder() / recipe.name)
     with run.lock():
         torch.set_num_threads(recipe.threads)
@@ -63,7 +102,7 @@ def run_pipeline(
         resolved = _resolved_once(recipe, run)
         log = EventLog(run.events, listener)
         log.append({"kind": "machine", **_machine(recipe.threads)})
-        run_stages(STAGES, resolved, run, log, progress, cache_folder(), start=start, only=only)
+        run_stages(stages, resolved, run, log, progress, cache_folder(), start=start, only=only)
     return run
 
 

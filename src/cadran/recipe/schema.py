@@ -6,109 +6,70 @@ written into the run, so that running *that* file again reproduces the run.
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from cadran.corpus.sources.config import parse_source
 from cadran.errors import UserError
-
-
-class Section(BaseModel):
-    """Base of all sections: unknown keys are errors, values never change after reading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-Share = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[int, Field(ge=1)]
-
-
-class CorpusSection(Section):
-    """Where text comes from and what is kept of it."""
-
-    sources: list[dict[str, Any]] = Field(min_length=1)
-    fallback: list[dict[str, Any]] = []
-    validation: Share = 0.02
-    near_duplicate_threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
-    minimum_characters: Annotated[int, Field(ge=0)] = 40
-
-
-class TokenizerSection(Section):
-    """The tokenizer's size."""
-
-    vocabulary: Positive = 4096
-
-
-class ModelSection(Section):
-    """Sizes of the model; null follows from the budget in minutes."""
-
-    layers: Positive | None = None
-    width: Positive | None = None
-    heads: Positive | None = None
-    kv_heads: Positive | None = None
-    hidden: Positive | None = None
-    context: Positive | None = None
-    tied: bool = True
-
-
-class TrainingSection(Section):
-    """What pre-training and SFT have in common."""
-
-    tokens: Positive | None = None
-    rows: Positive = 8
-    micro_rows: Positive | None = None
-    optimizer: Literal["muon", "adamw"] = "muon"
-    matrix_rate: Annotated[float, Field(gt=0)] = 0.01
-    embedding_rate: Annotated[float, Field(gt=0)] = 0.03
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    schedule: Literal["wsd", "cosine"] = "wsd"
-    warmup: Share = 0.02
-    decay: Annotated[float, Field(ge=0, le=1)] = 0.5
-    final: Share = 0.0
-    clip: Annotated[float, Field(ge=0)] = 1.0
-    precision: Literal["fp32", "bf16"] | None = None
-    compiled: bool | None = None
-    checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
-
-
-class BaseStageSection(TrainingSection):
-    """Pre-training."""
-
-    evaluations: Positive = 8
-    evaluated_documents: Positive = 64
-    prompts: dict[str, list[str]] = {}
-    sample_tokens: Positive = 60
-
-
-class SftSection(TrainingSection):
-    """Supervised fine-tuning on rows made from the articles, and on chats."""
-
-    matrix_rate: Annotated[float, Field(gt=0)] = 0.005
-    embedding_rate: Annotated[float, Field(gt=0)] = 0.01
-    warmup: Share = 0.02
-    decay: Annotated[float, Field(ge=0, le=1)] = 0.9
-    chats: Annotated[int, Field(ge=0)] = 1500
-    small_talk: Annotated[int, Field(ge=0)] = 0
-    article_characters: Positive = 360
-    topics_evaluated: Positive = 300
-    descriptions_evaluated: Positive = 60
+from cadran.recipe.alignment_sections import (
+    ArithmeticSection,
+    DpoSection,
+    GrpoSection,
+    IntegerSection,
+    PpoSection,
+    RewardSection,
+)
+from cadran.recipe.sections import (
+    BaseStageSection,
+    CorpusSection,
+    ModelSection,
+    Positive,
+    Section,
+    SftSection,
+    TokenizerSection,
+)
 
 
 class Recipe(Section):
-    """One pipeline from text to a model that talks."""
+    """One pipeline from text, or from a model that there is, to a model that talks."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     about: str = ""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1337
     threads: Positive = 2
     minutes: Annotated[float, Field(gt=0)] | None = None
-    corpus: CorpusSection
+    start: str | None = None
+    corpus: CorpusSection | None = None
     tokenizer: TokenizerSection = TokenizerSection()
     model: ModelSection = ModelSection()
     base: BaseStageSection = BaseStageSection()
-    sft: SftSection = SftSection()
+    arithmetic: ArithmeticSection | None = None
+    sft: SftSection | None = None
+    reward: RewardSection | None = None
+    dpo: DpoSection | None = None
+    ppo: PpoSection | None = None
+    grpo: GrpoSection | None = None
+    int8: IntegerSection | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _articles_are_followed_by_sft(cls, content: Any) -> Any:
+        """A recipe with a corpus and no word about SFT means the usual one."""
+        if isinstance(content, dict) and content.get("corpus") is not None and "sft" not in content:
+            return content | {"sft": {}}
+        return content
+
+
+Part = TypeVar("Part", bound=Section)
+
+
+def present(section: Part | None) -> Part:
+    """A section that its stage knows to be there, because without it there would be no such stage."""
+    if section is None:
+        raise ValueError("the recipe lacks the section of this stage")
+    return section
 
 
 def recipe_folders() -> list[Path]:
@@ -117,12 +78,13 @@ def recipe_folders() -> list[Path]:
     return [Path("recipes"), package / "recipes", package.parent.parent / "recipes"]
 
 
-def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
+def load_recipe(name: str, overrides: list[str] | None = None, merged: dict[str, Any] | None = None) -> Recipe:
     """Read a recipe by name or path and apply ``key=value`` overrides.
 
     Args:
         name: ``quickstart``, or a path that ends in ``.yaml``.
         overrides: each ``dotted.key=value`` with the value in YAML.
+        merged: content that is laid over the recipe's own before the overrides; sections are joined.
 
     Raises:
         UserError: no such recipe, broken YAML, an unknown key (with the nearest valid one), a wrong value.
@@ -134,6 +96,9 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
         raise UserError(f"{path} cannot be read as YAML ({' '.join(str(error).split())}); mend that line") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no recipe; see recipes/quickstart.yaml for one")
+    for key, value in (merged or {}).items():
+        joined = isinstance(value, dict) and isinstance(content.get(key), dict)
+        content[key] = content[key] | value if joined else value
     for override in overrides or []:
         _apply(content, override)
     return parse_recipe(content)
@@ -149,8 +114,13 @@ def parse_recipe(content: dict[str, Any]) -> Recipe:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
         raise UserError(_sentence(error)) from error
-    for source in [*recipe.corpus.sources, *recipe.corpus.fallback]:
-        parse_source(source)
+    if (recipe.corpus is None) == (recipe.start is None):
+        raise UserError(
+            "a recipe begins with text or with a model that there is; give it corpus.sources or start=MODEL, not both"
+        )
+    if recipe.corpus is not None:
+        for source in [*recipe.corpus.sources, *recipe.corpus.fallback]:
+            parse_source(source)
     return recipe
 
 
@@ -193,8 +163,9 @@ def _sentence(error: ValidationError) -> str:
         section: type[BaseModel] = Recipe
         for part in first["loc"][:-1]:
             annotation = section.model_fields[str(part)].annotation
-            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-                section = annotation
+            for kind in (annotation, *get_args(annotation)):  # a section may be optional
+                if isinstance(kind, type) and issubclass(kind, BaseModel):
+                    section = kind
         valid = sorted(section.model_fields)
         near = difflib.get_close_matches(str(first["loc"][-1]), valid, 1, cutoff=0.4)
         prefix = "".join(f"{part}." for part in first["loc"][:-1])

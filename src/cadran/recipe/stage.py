@@ -21,6 +21,8 @@ class StageContext:
         recipe: resolved.
         run: the run directory.
         folder: the stage's own folder, empty but for its checkpoints.
+        name: of the stage.
+        needs: names of the stages it stands on.
         key: hash of everything the result depends on.
         log: event file; ``record`` adds the stage's name.
         progress: for the progress bar.
@@ -31,6 +33,7 @@ class StageContext:
     run: Run
     folder: Path
     name: str
+    needs: tuple[str, ...]
     key: str
     log: EventLog
     progress: Progress

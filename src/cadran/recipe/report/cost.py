@@ -6,8 +6,7 @@ These are measurements, different at every run; they never enter a file that mus
 from typing import Any
 
 from cadran.recipe.report.data import Record, RunData, branch, dig, number
-
-TRAINED = ("base", "sft")
+from cadran.recipe.report.order import TRAINED
 
 
 def cost(data: RunData) -> Record:
@@ -44,7 +43,7 @@ def _training(data: RunData, stage: str) -> dict[str, Any]:
     if flops is None:
         return figures
     figures |= {"flops": flops, "flops_per_second": flops / seconds}
-    # The fine-tuning continues in the number type of the base model and does not repeat it.
+    # A stage that does not name its number type continues in that of the base model.
     precision = dig(data.results.get(stage), "precision") or dig(data.results.get("base"), "precision")
     machine = data.events.machines[-1] if data.events.machines else {}
     speed = number(branch(machine, "matmul_flops"), str(precision))

@@ -14,18 +14,13 @@ from typing import Any
 
 from cadran.errors import UserError
 from cadran.recipe.report.events import EventLog
+from cadran.recipe.report.order import RESULTS, expected
 
 Record = dict[str, Any]
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffe\uffff]")  # XML refuses them
 
-STAGES = ("corpus", "tokenizer", "base", "sft")
-RESULTS = {
-    "corpus": "corpus/datasheet.json",
-    "tokenizer": "tokenizer/results.json",
-    "base": "base/results.json",
-    "sft": "sft/results.json",
-}
+_LARGEST = 1e30  # no figure of a run is larger, and a drawing of one would have no scale
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +30,8 @@ class RunData:
     Attributes:
         name: last component of the run directory.
         recipe: text of `recipe.yaml`, None when there is none.
+        settings: the same parsed; empty when it cannot be. It is looked up and never walked: a hostile recipe may be
+            endless.
         results: what each finished stage wrote (see ``RESULTS``); a stage that did not finish is absent.
         artefacts: path within the run -> sha256, without the report's own files.
         measurements: the same for files that differ from run to run.
@@ -43,6 +40,7 @@ class RunData:
 
     name: str
     recipe: str | None
+    settings: Record
     results: dict[str, Record]
     artefacts: dict[str, str]
     measurements: dict[str, str]
@@ -50,8 +48,24 @@ class RunData:
 
     @property
     def missing(self) -> list[str]:
-        """Stages without results, in the order of the pipeline."""
-        return [stage for stage in STAGES if stage not in self.results]
+        """Stages that belong to this run and have no results yet, in the order of the pipeline."""
+        begun = {stage for stage in RESULTS if stage in self.results or self.events.last_step(stage) is not None}
+        return [stage for stage in expected(self.settings, begun) if stage not in self.results]
+
+    @property
+    def start(self) -> str | None:
+        """Name of the model from which this run started; None when it made its own."""
+        start = self.settings.get("start")
+        return clean(start) if isinstance(start, str) and start else None
+
+    def setting(self, stage: str, *names: str) -> Any:
+        """The first of these that the results of a stage hold, else its section of the recipe; None without any."""
+        for record in (self.results.get(stage), self.settings.get(stage)):
+            for name in names:
+                value = dig(record, name)
+                if isinstance(value, str | int | float) and not isinstance(value, bool):
+                    return clean(value)
+        return None
 
 
 def gather(run: Path) -> RunData:
@@ -73,6 +87,7 @@ def gather(run: Path) -> RunData:
     return RunData(
         name=clean(run.resolve().name),
         recipe=None if recipe is None else clean(recipe.decode("utf-8", "replace")),
+        settings=_parse_recipe(recipe or b""),
         results=results,
         artefacts=_hashes(manifest, "artefacts"),
         measurements=_hashes(manifest, "measurements"),
@@ -90,9 +105,11 @@ def dig(record: Any, *keys: str) -> Any:
 
 
 def number(record: Any, *keys: str) -> float | int | None:
-    """The number under a path of keys; None when it is missing or no number."""
+    """The number under a path of keys; None when it is missing, no number, or none that a figure could be."""
     value = dig(record, *keys)
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return value if -_LARGEST < value < _LARGEST else None
 
 
 def branch(record: Any, *keys: str) -> Record:
@@ -113,6 +130,8 @@ def clean(value: Any) -> Any:
         return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", value.encode("utf-8", "replace").decode("utf-8"))
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if isinstance(value, int):
+        return value if abs(value) < 2**63 else None  # no float could hold it
     if isinstance(value, list):
         return [clean(item) for item in value]
     if isinstance(value, dict):
@@ -144,6 +163,16 @@ def _read_record(run: Path, path: str) -> Record:
             f"{run / path} is damaged (it is no JSON object): delete it and run the same `cadran run` again."
         )
     return record
+
+
+def _parse_recipe(content: bytes) -> Record:
+    import yaml
+
+    try:
+        recipe = yaml.safe_load(content.decode("utf-8", "replace"))
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return {}
+    return recipe if isinstance(recipe, dict) else {}
 
 
 def _parse_lines(lines: list[bytes]) -> Iterator[Record]:

@@ -7,11 +7,13 @@ the earlier one, so a run that was interrupted and one that was not give the sam
 from collections.abc import Iterable
 from typing import Any
 
+from cadran.recipe.report.order import ORDER
+
 Event = dict[str, Any]
 Curve = list[tuple[float, float]]
 
-_PIPELINE = ("corpus", "tokenizer", "base", "sft", "report")
-_REPEATED = ("step", "evaluation", "sample")
+_REPEATED = ("step", "evaluation", "examination", "sample")
+_LARGEST = 1e30  # what is larger has no place on an axis
 
 
 class EventLog:
@@ -38,6 +40,25 @@ class EventLog:
     def evaluations(self) -> list[Event]:
         """Evaluations of the base training, by step."""
         return self._timeline.get(("base", "evaluation"), [])
+
+    def examinations(self, stage: str) -> list[tuple[int, dict[str, float]]]:
+        """(step, held-out figures) of each examination of a stage, by step."""
+        found = []
+        for event in self._timeline.get((stage, "examination"), []):
+            given = event.get("figures")
+            named = given if isinstance(given, dict) else {}
+            figures = {name: value for name in named if (value := _number(named, name)) is not None}
+            if figures:
+                found.append((event["step"], figures))
+        return found
+
+    def held_out(self, stage: str) -> dict[str, Curve]:
+        """(step, value) of each held-out figure of a stage, by name, in the order of first appearance."""
+        curves: dict[str, Curve] = {}
+        for step, figures in self.examinations(stage):
+            for name, value in figures.items():
+                curves.setdefault(name, []).append((step, value))
+        return curves
 
     def samples(self, stage: str) -> list[Event]:
         """Texts written during the training of a stage, by step, then in the order in which they were written."""
@@ -77,7 +98,7 @@ class EventLog:
 
     def stage_seconds(self) -> dict[str, float]:
         """Seconds of each finished stage, in the order of the pipeline."""
-        known = {stage: self._stage_seconds[stage] for stage in _PIPELINE if stage in self._stage_seconds}
+        known = {stage: self._stage_seconds[stage] for stage in ORDER if stage in self._stage_seconds}
         return known | self._stage_seconds
 
     def _take(self, event: Event) -> None:
@@ -117,4 +138,6 @@ def _identity(event: Event) -> tuple[Any, Any]:
 
 def _number(event: Event, key: str) -> float | None:
     value = event.get(key)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if -_LARGEST < value < _LARGEST else None

@@ -10,13 +10,28 @@ from importlib.resources import files
 from typing import Any
 
 from cadran.recipe.report import wording
-from cadran.recipe.report.cost import TRAINED, cost
-from cadran.recipe.report.data import RESULTS, Record, RunData, branch, dig, number, rows
+from cadran.recipe.report.comparison import comparisons
+from cadran.recipe.report.cost import cost
+from cadran.recipe.report.data import Record, RunData, branch, dig, number, rows
 from cadran.recipe.report.events import Event
-from cadran.recipe.report.plots import BASELINES, Plot, embed
+from cadran.recipe.report.examples import rendered, row_counts
+from cadran.recipe.report.healthy import healthy
+from cadran.recipe.report.order import RESULTS, TRAINED
+from cadran.recipe.report.panels import headlines, panels
+from cadran.recipe.report.plots import Plot, embed
+from cadran.recipe.report.training_plots import BASELINES
 
 _STEPS_SHOWN = 6
 _CHATS_SHOWN = 3
+_QUESTIONS_SHOWN = 8
+_STYLES = ("page.css", "alignment.css")
+_GENERAL = (
+    ("loss", "Loss"),
+    ("bits_per_byte", "Bits per byte of held-out text"),
+    ("learning_rate", "Learning rate"),
+    ("speed", "Tokens per second"),
+    ("time_per_stage", "Time per stage"),
+)
 _CODES_FIRST = ("en", "fr")
 
 
@@ -49,12 +64,14 @@ def render(data: RunData, plots: dict[str, Plot]) -> str:
         "percent": wording.percent,
         "duration": wording.duration,
         "operations": wording.operations,
+        "plain": wording.plain,
         "language": wording.language_name,
         "stage": wording.stage_name,
         "rule": wording.rule_name,
     }
-    environment.globals |= {"number": number, "branch": branch, "rows": rows, "dig": dig}
-    style = files("cadran.recipe.report").joinpath("templates/page.css").read_text(encoding="utf-8")
+    environment.globals |= {"number": number, "branch": branch, "rows": rows, "dig": dig, "healthy": healthy}
+    folder = files("cadran.recipe.report").joinpath("templates")
+    style = "".join(folder.joinpath(name).read_text(encoding="utf-8") for name in _STYLES)
     return environment.get_template("page.html").render(
         data=data,
         style=Markup(style),
@@ -71,6 +88,13 @@ def render(data: RunData, plots: dict[str, Plot]) -> str:
         chats=_chats(data),
         chats_shown=_CHATS_SHOWN,
         notices=_notices(data),
+        general=[(name, title) for name, title in _GENERAL if name in plots],
+        comparisons=comparisons(data),
+        questions_shown=_QUESTIONS_SHOWN,
+        panels=panels(data),
+        headlines=headlines(data),
+        row_counts=row_counts(data),
+        examples=rendered(data),
         **{stage: data.results.get(stage, {}) for stage in RESULTS},
     )
 
@@ -171,6 +195,8 @@ def _chats(data: RunData) -> list[tuple[str, list[Record]]]:
     groups: Record = {}
     rounds: Counter[tuple[str, str]] = Counter()
     for sample in rows(data.results.get("sft"), "samples"):
+        if "answer" not in sample:
+            continue  # several models answered it: it stands with the comparisons
         texts = {key: str(sample.get(key) or "") for key in ("task", "prompt", "answer", "expected")}
         same = bool(texts["expected"]) and texts["answer"].strip() == texts["expected"].strip()
         language = str(sample.get("language") or "und")

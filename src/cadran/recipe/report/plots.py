@@ -1,4 +1,4 @@
-"""The curves of a run as SVG files: equal data gives equal bytes, so most of them are artefacts like any other.
+"""What every drawing of the report is made with: equal data gives equal bytes, so most are artefacts like any other.
 
 matplotlib draws; its defaults are restored first, so that a reader's own settings change nothing. Colours are those
 of the light page. `embed` turns each into the variable of the same name, and the page's style sheet does the rest.
@@ -6,16 +6,16 @@ of the light page. `embed` turns each into the variable of the same name, and th
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 from math import fsum
 from typing import Any
 
-from cadran.recipe.report.data import RunData, number
 from cadran.recipe.report.events import Curve
-from cadran.recipe.report.wording import count, duration, language_name, percent, stage_name
+from cadran.recipe.report.wording import count
 
 COLOURS = {
     "surface": "#ffffff",
@@ -28,14 +28,18 @@ COLOURS = {
     "second": "#c2452a",
     "third": "#8a6d0f",
 }
-BASELINES = (
-    ("kneser_ney_5", "Kneser-Ney 5-gram"),
-    ("xz_given_training", "xz after training text"),
-    ("xz_alone", "xz alone"),
-)
-_DASHES = ((5, 2), (1.5, 1.5), (6, 2, 1.5, 2))
+STAGE_COLOURS = {
+    "base": "base",
+    "sft": "sft",
+    "reward": "third",
+    "dpo": "first",
+    "ppo": "second",
+    "grpo": "second",
+    "distil": "third",
+}
+"""Names in ``COLOURS``; two stages that share one never share a drawing's panel."""
+
 _WIDTH = 330  # user units; text of 10 stays readable when a telephone shrinks the drawing
-_TRAINED = ("base", "sft")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +50,11 @@ class Plot:
     label: str
 
 
-def draw_plots(data: RunData) -> dict[str, Plot]:
-    """Every plot for which the run has data, by name: the keys of ``PLOTS`` that apply, in their order."""
+@contextmanager
+def drawing_style() -> Iterator[None]:
+    """Within it, matplotlib draws as the report wants it; without it, as the reader does."""
     import matplotlib
 
-    drawn = {}
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(
@@ -66,11 +70,7 @@ def draw_plots(data: RunData) -> dict[str, Plot]:
                 "lines.solid_capstyle": "round",
             }
         )
-        for name, draw in PLOTS.items():
-            plot = draw(data)
-            if plot is not None:
-                drawn[name] = plot
-    return drawn
+        yield
 
 
 def embed(plot: Plot, name: str) -> str:
@@ -88,119 +88,15 @@ def embed(plot: Plot, name: str) -> str:
     return re.sub(r"\s*\n\s*", "\n", svg)
 
 
-def _draw_loss(data: RunData) -> Plot | None:
-    curves = _by_stage(data, "loss")
-    if not curves:
-        return None
-    figure = _figure(240)
-    for axes, (stage, curve) in _panels(figure, curves, "loss, nats per token"):
-        _draw_noisy(axes, curve, stage)
-    texts = [f"{stage_name(s)} from {c[0][1]:.2f} to {_trend(c)[-1][1]:.2f} nats per token" for s, c in curves.items()]
-    return _plot(figure, f"Training loss: {'; '.join(texts)}.")
-
-
-def _draw_bits_per_byte(data: RunData) -> Plot | None:
-    series = [(code, curve) for code in ("all", *data.events.languages()) if (curve := data.events.bits_per_byte(code))]
-    if not series:
-        return None
-    figure = _figure(240)
-    axes = _axes(figure, (0.135, 0.085, 0.825, 0.61))
-    colours = {"all": "ink"} | dict(zip(data.events.languages(), ("first", "second", "third"), strict=False))
-    for code, curve in series:
-        text = f"{language_name(code)} {curve[-1][1]:.2f}"
-        _line(axes, curve, colours.get(code, "muted"), 1.8, label=text, marker="o", markersize=3)
-    for (key, name), dashes in zip(BASELINES, _DASHES, strict=True):
-        value = number(data.results.get("base"), "baselines", key, "all")
-        if value is not None:
-            axes.axhline(value, color=COLOURS["muted"], linewidth=1.2, dashes=dashes, label=f"{name} {value:.2f}")
-    axes.margins(y=0.08)
-    # The first column holds the model, the second its rivals.
-    figure.legend(
-        loc="upper left",
-        bbox_to_anchor=(0, 1.0),
-        ncols=2,
-        frameon=False,
-        borderpad=0,
-        borderaxespad=0,
-        handlelength=2,
-        columnspacing=1.5,
-    )
-    figure.text(0, 0.725, "bits per byte of held-out text", color=COLOURS["muted"])
-    texts = [f"{language_name(code)} from {c[0][1]:.2f} to {c[-1][1]:.2f}" for code, c in series]
-    return _plot(figure, f"Bits per byte of held-out text during the base training: {'; '.join(texts)}.")
-
-
-def _draw_learning_rate(data: RunData) -> Plot | None:
-    curves = _by_stage(data, "lr_factor")
-    if not curves:
-        return None
-    figure = _figure(200)
-    for axes, (stage, curve) in _panels(figure, curves, "learning rate, share of its peak"):
-        _line(axes, _extremes(curve), stage, 1.8)
-        axes.set_ylim(0, 1.05)
-        axes.yaxis.set_major_formatter(lambda share, _: percent(share, 0))
-    texts = [f"{stage_name(s)} from {percent(c[0][1])} to {percent(c[-1][1])} of the peak" for s, c in curves.items()]
-    return _plot(figure, f"Learning rate: {'; '.join(texts)}.")
-
-
-def _draw_speed(data: RunData) -> Plot | None:
-    curves = _by_stage(data, "tokens_per_second")
-    if not curves:
-        return None
-    figure = _figure(200)
-    for axes, (stage, curve) in _panels(figure, curves, "tokens per second"):
-        _draw_noisy(axes, curve, stage)
-        axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_formatter(lambda speed, _: count(speed))
-    texts = [f"{stage_name(s)} {count(fsum(y for _, y in c) / len(c))} tokens per second" for s, c in curves.items()]
-    return _plot(figure, f"Speed of training, on average: {'; '.join(texts)}.")
-
-
-def _draw_time_per_stage(data: RunData) -> Plot | None:
-    seconds = data.events.stage_seconds()
-    if not seconds:
-        return None
-    height = 30 + 26 * len(seconds)
-    figure = _figure(height)
-    axes = _axes(figure, (0.235, 10 / height, 0.755, 1 - 20 / height))
-    names = [stage_name(stage) for stage in seconds]
-    colours = [COLOURS.get(stage, COLOURS["muted"]) for stage in seconds]
-    places = range(len(seconds))
-    axes.barh(places, list(seconds.values()), height=0.62, color=colours)
-    longest = max(seconds.values()) or 1.0
-    for place, value in zip(places, seconds.values(), strict=True):
-        axes.text(value + 0.015 * longest, place, duration(value), va="center_baseline", color=COLOURS["ink"])
-    axes.set_xlim(0, 1.33 * longest)  # room for the words behind the longest bar
-    axes.set_xticks([])
-    axes.set_yticks(places, names)
-    axes.tick_params(axis="y", labelcolor=COLOURS["ink"])
-    axes.invert_yaxis()
-    axes.grid(False)
-    axes.spines["bottom"].set_visible(False)
-    texts = [f"{name} {duration(value)}" for name, value in zip(names, seconds.values(), strict=True)]
-    return _plot(figure, f"Time per stage: {'; '.join(texts)}.")
-
-
-PLOTS: dict[str, Callable[[RunData], Plot | None]] = {
-    "loss": _draw_loss,
-    "bits_per_byte": _draw_bits_per_byte,
-    "learning_rate": _draw_learning_rate,
-    "speed": _draw_speed,
-    "time_per_stage": _draw_time_per_stage,
-}
-
-
-def _by_stage(data: RunData, metric: str) -> dict[str, Curve]:
-    return {stage: curve for stage in _TRAINED if (curve := data.events.curve(stage, metric))}
-
-
-def _figure(height: float) -> Any:
+def new_figure(height: float) -> Any:
+    """An empty drawing, ``height`` user units high and as wide as all the others."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(_WIDTH / 72, height / 72))
 
 
-def _axes(figure: Any, place: tuple[float, float, float, float], sharey: Any = None) -> Any:
+def new_axes(figure: Any, place: tuple[float, float, float, float], sharey: Any = None) -> Any:
+    """Axes with whole steps below and a quiet grid, at (left, bottom, width, height) in shares of the drawing."""
     from matplotlib.ticker import MaxNLocator
 
     # Places are fixed, never fitted to the text: a font that measures differently moves nothing.
@@ -218,29 +114,15 @@ def _axes(figure: Any, place: tuple[float, float, float, float], sharey: Any = N
     return axes
 
 
-def _panels(figure: Any, curves: dict[str, Curve], unit: str) -> list[tuple[Any, tuple[str, Curve]]]:
-    """One panel a stage, side by side over one vertical axis; each has its own steps."""
-    left, right, gap = 0.135, 0.96, 0.05
-    widths = [right - left] if len(curves) == 1 else [0.68 * (right - left - gap), 0.32 * (right - left - gap)]
-    panels: list[tuple[Any, tuple[str, Curve]]] = []
-    for (stage, curve), width in zip(curves.items(), widths, strict=True):
-        axes = _axes(figure, (left, 0.1, width, 0.69), sharey=panels[0][0] if panels else None)
-        axes.set_title(stage_name(stage), loc="left", fontsize=10, color=COLOURS[stage], pad=6)
-        if panels:
-            axes.tick_params(labelleft=False)
-        panels.append((axes, (stage, curve)))
-        left += width + gap
-    figure.text(0, 0.94, f"{unit}, by step", color=COLOURS["muted"])
-    return panels
-
-
-def _draw_noisy(axes: Any, curve: Curve, colour: str) -> None:
+def draw_noisy(axes: Any, curve: Curve, colour: str, label: str = "", *, steady: bool = False) -> None:
     """Every step, faint, and the trend above it."""
-    _line(axes, _extremes(curve), colour, 0.6, alpha=0.4)
-    _line(axes, _trend(curve), colour, 1.8)
+    reach = 2 + min(len(curve), 150) // 30 if steady else 2
+    draw_line(axes, extremes(curve), colour, 0.6, alpha=0.4)
+    draw_line(axes, trend(curve, reach=reach, steady=steady), colour, 1.8, label=label)
 
 
-def _line(axes: Any, curve: Curve, colour: str, width: float, **style: Any) -> None:
+def draw_line(axes: Any, curve: Curve, colour: str, width: float, **style: Any) -> None:
+    """One line through all points, in a colour of ``COLOURS``; a single point becomes a dot."""
     x, y = zip(*curve, strict=True)
     if len(curve) == 1:
         style["marker"] = "o"  # one point has no line
@@ -252,7 +134,7 @@ def _buckets(curve: Curve, most: int) -> list[Curve]:
     return [curve[a:b] for a, b in pairwise(edges)]
 
 
-def _extremes(curve: Curve, most: int = 300) -> Curve:
+def extremes(curve: Curve, most: int = 300) -> Curve:
     """At most two points a bucket, its lowest and its highest, so that a spike of one step stays visible."""
     thin: Curve = []
     for bucket in _buckets(curve, most):
@@ -261,22 +143,48 @@ def _extremes(curve: Curve, most: int = 300) -> Curve:
     return thin
 
 
-def _trend(curve: Curve, most: int = 150, reach: int = 2) -> Curve:
-    """Means of buckets, then of neighbours; the neighbourhood shrinks at the ends, which therefore stay in place."""
-    means = [(_mean([x for x, _ in bucket]), _mean([y for _, y in bucket])) for bucket in _buckets(curve, most)]
+def trend(curve: Curve, most: int = 150, reach: int = 2, *, steady: bool = False) -> Curve:
+    """Means of buckets, then of neighbours.
+
+    Args:
+        curve: of any length but 0.
+        most: buckets.
+        reach: neighbours on each side.
+        steady: keep the whole neighbourhood at the ends, which then say what the last steps have in common; without
+            it the neighbourhood shrinks there, and the ends stay where they are.
+    """
+    means = [(mean([x for x, _ in bucket]), mean([y for _, y in bucket])) for bucket in _buckets(curve, most)]
     last = len(means) - 1
     smooth: Curve = []
     for i, (x, _) in enumerate(means):
-        near = min(reach, i, last - i)
-        smooth.append((x, _mean([y for _, y in means[i - near : i + near + 1]])))
+        near = reach if steady else min(reach, i, last - i)
+        smooth.append((x, mean([y for _, y in means[max(0, i - near) : i + near + 1]])))
     return smooth
 
 
-def _mean(values: Sequence[float]) -> float:
-    return fsum(values) / len(values)  # exact, whatever the Python version sums with
+def mean(values: Sequence[float]) -> float:
+    """The mean, summed exactly, whatever the Python version sums with."""
+    return fsum(values) / len(values)
 
 
-def _plot(figure: Any, label: str) -> Plot:
+def beginning(curve: Curve) -> float:
+    """Mean of the first tenth of the steps."""
+    return mean([value for _, value in curve[: max(1, len(curve) // 10)]])
+
+
+def ending(curve: Curve) -> float:
+    """Mean of the last tenth of the steps."""
+    return mean([value for _, value in curve[-max(1, len(curve) // 10) :]])
+
+
+def legend(figure: Any, columns: int, **where: Any) -> None:
+    """What each line is called, above the axes, from the left edge of the drawing."""
+    style = {"frameon": False, "borderpad": 0, "borderaxespad": 0, "handlelength": 2, "columnspacing": 1.5}
+    figure.legend(loc="upper left", bbox_to_anchor=(0, 1.0), ncols=columns, **style, **where)
+
+
+def finish(figure: Any, label: str) -> Plot:
+    """The drawing as SVG without dates or names of programs, with its sentence for those who do not see it."""
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     svg = re.sub(r"font-family: [^;\"]*", "font-family: inherit", file.getvalue())

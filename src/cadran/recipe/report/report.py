@@ -7,25 +7,37 @@ from pathlib import Path
 from typing import Any
 
 from cadran.files import write_json, write_text
+from cadran.recipe.report.alignment_plots import draw_alignment
 from cadran.recipe.report.cost import cost
+from cadran.recipe.report.curves import NAMES
 from cadran.recipe.report.data import Record, RunData, branch, gather
+from cadran.recipe.report.order import TRAINED
 from cadran.recipe.report.page import render
-from cadran.recipe.report.plots import PLOTS, draw_plots
+from cadran.recipe.report.plots import Plot, drawing_style
+from cadran.recipe.report.training_plots import PLOTS
 
-REPRODUCIBLE = ("report.json", "loss.svg", "bits_per_byte.svg", "learning_rate.svg")
-"""Files of the report that are equal byte for byte when the run is repeated."""
+REPRODUCIBLE = (
+    *("report.json", "loss.svg", "bits_per_byte.svg", "learning_rate.svg"),
+    *(f"{name}.svg" for name in NAMES),
+)
+"""Files of the report that are equal byte for byte when the run is repeated; a drawing without data is not written."""
 
 MEASURED = ("index.html", "cost.json", "speed.svg", "time_per_stage.svg")
 """Files of the report that hold clock times."""
 
+_TRAINING = ("steps", "tokens", "epochs", "flops", "precision")
+_BEFORE_AFTER = ("success", "reward", "held_out_loss", "accuracy", "perplexity", "kl", "kl_target")
 _FIGURES = {
     "corpus": ("sources", "settings", "rules", "languages"),
     "tokenizer": ("vocabulary", "bytes_per_token", "tokens"),
-    "base": (
-        *("parameters", "steps", "tokens", "epochs", "flops", "precision", "context"),
-        *("bits_per_byte", "baselines"),
-    ),
-    "sft": ("rows", "supervised_tokens", "steps", "flops", "topic", "description"),
+    "base": (*_TRAINING, "parameters", "context", "bits_per_byte", "baselines"),
+    "sft": ("steps", "flops", "rows", "supervised_tokens", "topic", "description", "held_out_loss", "refused"),
+    "reward": (*_TRAINING, "pairs", "accuracy", "interval", "by_kind", "calibration", "mean", "std"),
+    "dpo": (*_TRAINING, *_BEFORE_AFTER, "pairs", "by_kind", "models"),
+    "ppo": (*_TRAINING, *_BEFORE_AFTER),
+    "grpo": (*_TRAINING, *_BEFORE_AFTER),
+    "distil": (*_TRAINING, *_BEFORE_AFTER, "divergence"),
+    "int8": ("file", "bytes_before", "bytes_after", "bits", "perplexity_before", "perplexity_after", "divergence"),
 }
 
 
@@ -47,7 +59,7 @@ def write_report(run: Path) -> Path:
     data = gather(run)
     folder = run / "report"
     plots = draw_plots(data)
-    for name in PLOTS:
+    for name in (*PLOTS, *NAMES):
         path = folder / f"{name}.svg"
         if name in plots:
             write_text(path, plots[name].svg)
@@ -60,6 +72,18 @@ def write_report(run: Path) -> Path:
     return page
 
 
+def draw_plots(data: RunData) -> dict[str, Plot]:
+    """Every drawing for which the run has data, by name: the keys of ``PLOTS`` and the ``NAMES`` that apply."""
+    drawn = {}
+    with drawing_style():
+        for name, draw in PLOTS.items():
+            plot = draw(data)
+            if plot is not None:
+                drawn[name] = plot
+        drawn |= draw_alignment(data)
+    return drawn
+
+
 def figures(data: RunData) -> Record:
     """The reproducible figures of a run: chosen by name, so that no clock time can slip in."""
     chosen: dict[str, Any] = {
@@ -67,13 +91,19 @@ def figures(data: RunData) -> Record:
         for stage, keys in _FIGURES.items()
         if stage in data.results
     }
-    evaluations = [
-        {"step": event["step"], "bits_per_byte": branch(event, "bits_per_byte")} for event in data.events.evaluations()
-    ]
-    for stage in ("base", "sft"):
+    for stage in TRAINED:
         loss = data.events.curve(stage, "loss")
         if stage in chosen and loss:
             chosen[stage]["last_loss"] = loss[-1][1]
+        examinations = [
+            {"step": step, "figures": {name: value for name, value in found.items() if "second" not in name}}
+            for step, found in data.events.examinations(stage)
+        ]
+        if stage in chosen and examinations:
+            chosen[stage]["examinations"] = examinations
     if "base" in chosen:
-        chosen["base"]["evaluations"] = evaluations
+        chosen["base"]["evaluations"] = [
+            {"step": event["step"], "bits_per_byte": branch(event, "bits_per_byte")}
+            for event in data.events.evaluations()
+        ]
     return chosen | {"missing": data.missing}

@@ -20,6 +20,12 @@ _STAGES = {
     "tokenizer": "Tokenizer",
     "base": "Base model",
     "sft": "Chat (SFT)",
+    "reward": "Reward model",
+    "dpo": "Preferences (DPO)",
+    "ppo": "Reinforcement (PPO)",
+    "grpo": "Reinforcement (GRPO)",
+    "distil": "Distillation",
+    "int8": "INT8",
     "report": "Report",
 }
 _RULES = {
@@ -69,6 +75,12 @@ def size(value: float) -> str:
 def decimal(value: float, digits: int = 2) -> str:
     """A number with a fixed count of decimals."""
     return f"{value:,.{digits}f}"
+
+
+def plain(value: float) -> str:
+    """About three digits of a figure of any size, with a true minus sign: 0.693, −120, 1.2e-05 as 1.2e−05."""
+    text = f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
+    return ("0" if text in ("-0", "0") else text).replace("-", "\N{MINUS SIGN}")
 
 
 def percent(share: float, digits: int = 1) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from cadran.corpus.build import build_corpus
 from cadran.corpus.sources.config import parse_source
-from cadran.recipe.schema import Recipe
+from cadran.recipe.schema import Recipe, present
 from cadran.recipe.stage import StageContext
 
 
@@ -19,13 +19,14 @@ class CorpusStage:
 
     def settings(self, recipe: Recipe) -> dict[str, Any]:
         """The whole corpus section, and what lies in local folders: a changed file is a changed input."""
-        sources = [parse_source(source) for source in recipe.corpus.sources]
+        section = present(recipe.corpus)
+        sources = [parse_source(source) for source in section.sources]
         local = [asdict(source.fingerprint(Path())) for source in sources if source.kind == "folder"]
-        return {**recipe.corpus.model_dump(mode="json"), "local": local}
+        return {**section.model_dump(mode="json"), "local": local}
 
     def run(self, context: StageContext) -> None:
         """Write documents.jsonl, removed.jsonl and datasheet.json."""
-        section = context.recipe.corpus
+        section = present(context.recipe.corpus)
         sheet = build_corpus(
             [parse_source(source) for source in section.sources],
             context.folder,

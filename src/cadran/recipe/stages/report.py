@@ -8,11 +8,17 @@ from cadran.recipe.stage import StageContext
 
 
 class ReportStage:
-    """See the module."""
+    """See the module.
+
+    Args:
+        needs: all other stages of the run.
+    """
 
     name = "report"
-    needs = ("corpus", "tokenizer", "base", "sft")
-    version = 1
+    version = 2
+
+    def __init__(self, needs: tuple[str, ...]) -> None:
+        self.needs = needs
 
     def settings(self, recipe: Recipe) -> dict[str, Any]:
         """The recipe's name and words; the numbers come from the other stages."""

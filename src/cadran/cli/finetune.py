@@ -1,0 +1,67 @@
+"""``cadran finetune``: the recipe ``assistant`` in one line."""
+
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+class Base(StrEnum):
+    """How the model beneath an adapter is kept while it learns."""
+
+    float = "float"
+    int8 = "int8"
+    int4 = "int4"
+
+
+def finetune(
+    model: Annotated[str, typer.Argument(help="A pulled model (smollm2), a run or a stage of it, a folder, a file.")],
+    data: Annotated[
+        Path, typer.Argument(help="Your rows: JSON, JSON lines, CSV, Parquet or a folder, in any common shape.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the recipe, e.g. sft.rows=4.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the run; by default made of the model's and the data's.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="How often each row is read.")] = None,
+    rank: Annotated[int, typer.Option(min=1, help="Of the adapter: more learns more and takes longer.")] = 16,
+    rate: Annotated[float | None, typer.Option(help="Peak learning rate of the adapter.")] = None,
+    dora: Annotated[bool, typer.Option("--dora", help="Train the lengths of the rows too (DoRA).")] = False,
+    base: Annotated[
+        Base, typer.Option(help="int8 trains faster, int4 takes less memory; what is written is never rounded.")
+    ] = Base.float,
+    full: Annotated[bool, typer.Option("--full", help="Train all weights instead of an adapter.")] = False,
+    threads: Annotated[int | None, typer.Option(help="Of the computation; by default what the machine gives.")] = None,
+) -> None:
+    """Teach a model your own answers, or with rows of chosen and rejected answers your preferences.
+
+    Stopped or killed, the same command goes on. Held-out rows say what it learnt; the report shows answers before and
+    after.
+    """
+    from cadran.align.data.read import read_rows
+    from cadran.cli.run import finish
+    from cadran.engine.threads import usable_threads
+    from cadran.errors import UserError
+    from cadran.library.export import model_label
+    from cadran.recipe.run import find_model
+    from cadran.recipe.schema import load_recipe
+
+    find_model(model)  # said before anything is read
+    rows = read_rows(data)
+    stage = "sft" if rows.chats else "dpo"
+    if not rows.chats and not rows.pairs:
+        raise UserError(
+            f"{data} has {rows.shape} rows, which neither SFT nor DPO learns from; give rows with answers, or with "
+            "chosen and rejected ones"
+        )
+    adapter = None if full else {"rank": rank, "alpha": 2.0 * rank, "dora": dora, "base": base.value}
+    section: dict[str, Any] = {"data": str(data), "adapter": adapter}
+    section |= {key: value for key, value in (("epochs", epochs), ("adapter_rate", rate)) if value is not None}
+    label = re.sub(r"[^A-Za-z0-9._-]+", "-", name or f"{model_label(model)}-{data.resolve().stem}").strip("-._")
+    content: dict[str, Any] = {"name": label, "start": model, "threads": threads or usable_threads()}
+    content[stage] = section
+    if stage == "dpo":
+        content["sft"] = None
+    finish(load_recipe("assistant", overrides, content), None, None)

@@ -1,0 +1,48 @@
+"""Stage ``int8``: the finished model with 8 bits for each weight, and what that cost it."""
+
+from typing import Any
+
+from cadran.compress.quantize import Choices, quantize
+from cadran.files import write_json
+from cadran.recipe.schema import Recipe
+from cadran.recipe.stage import StageContext
+from cadran.recipe.stages.parent import parent_of
+
+
+class IntegerStage:
+    """See the module.
+
+    Args:
+        parent: the stage whose model is made smaller.
+        needs: stages whose artefacts it reads.
+    """
+
+    name = "int8"
+    version = 1
+
+    def __init__(self, parent: str, needs: tuple[str, ...]) -> None:
+        self.parent, self.needs = parent, needs
+
+    def settings(self, recipe: Recipe) -> dict[str, Any]:
+        """The model's name, which stands in the file, and threads."""
+        return {"name": recipe.name, "threads": recipe.threads}
+
+    def run(self, context: StageContext) -> None:
+        """Write a GGUF file and results.json."""
+        parent, name = parent_of(context, self.parent), f"{context.recipe.name}-int8"
+        file = context.folder / f"{name}.gguf"
+        report = quantize(parent.path, file, Choices(bits=8), name=name, force=True, progress=context.progress)
+        fidelity = report.fidelity
+        results = {
+            "file": file.name,
+            "of": self.parent,
+            "bytes_before": report.bytes_before,
+            "bytes_after": report.bytes_after,
+            "bits": report.bits_after,
+            "text": report.text,
+            "tokens": fidelity.tokens,
+            "perplexity_before": fidelity.before,
+            "perplexity_after": fidelity.after,
+            "divergence": fidelity.divergence,
+        }
+        write_json(context.folder / "results.json", results)

@@ -1,0 +1,134 @@
+"""Where preferences come from: planted ones with a ground truth, a file of the user's, what people chose."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cadran.align.branches import Prompted
+from cadran.align.data.read import read_rows
+from cadran.align.planted import planted_pairs
+from cadran.align.preference import EncodedPairs, PreferencePair, encode_pairs, prompt_key, split_pairs
+from cadran.align.ratings import RATINGS, read_ratings
+from cadran.corpus.document import read_documents
+from cadran.errors import UserError
+from cadran.files import sha256_file, write_text
+from cadran.recipe.alignment_sections import PairSection
+from cadran.recipe.schema import Recipe, present
+from cadran.recipe.stage import StageContext
+from cadran.recipe.stages.parent import Parent
+
+REFUSED = "refused.txt"
+"""File in a stage's folder: a line for each row that was left out, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Pairs as tokens, to learn from and held out.
+
+    Attributes:
+        train, held_out: never both of the same prompt.
+        counts: how many of each, and how many were refused.
+    """
+
+    train: EncodedPairs
+    held_out: EncodedPairs
+    counts: dict[str, int]
+
+    @property
+    def sources(self) -> list[str]:
+        """Names of the pairs to learn from."""
+        return [pair.source for pair in self.train.pairs]
+
+    @property
+    def margins(self) -> list[float] | None:
+        """How far apart the rewards of each should be, None when nobody says."""
+        margins = [pair.margin for pair in self.train.pairs]
+        return margins if any(margins) else None
+
+    @property
+    def kinds(self) -> list[str]:
+        """Kinds of the pairs held out."""
+        return [pair.kind for pair in self.held_out.pairs]
+
+
+def pair_settings(recipe: Recipe, section: PairSection, run: Path) -> dict[str, Any]:
+    """What a stage of pairs depends on besides its parent: its section and the content of the files it reads."""
+    files = [Path(section.data)] if section.data else []
+    if section.ratings:
+        files.append(run / RATINGS)
+    content = {file.name: sha256_file(file) for file in files if file.is_file()}
+    settings = section.model_dump(mode="json", exclude={"checkpoint_seconds", "data"})
+    return {"section": settings, "files": content, "seed": recipe.seed, "threads": recipe.threads}
+
+
+def gather_pairs(context: StageContext, section: PairSection, parent: Parent, context_length: int) -> Pairs:
+    """All pairs of a stage, as the model reads them; what is refused is counted, named in a file and never learnt.
+
+    Args:
+        context: of the stage.
+        section: its section.
+        parent: the model's renderer.
+        context_length: most tokens of a prompt and an answer.
+
+    Raises:
+        UserError: there is no pair to learn from, or none to hold out.
+    """
+    recipe, refused = context.recipe, list[str]()
+    train, held_out = list[PreferencePair](), list[PreferencePair]()
+    if recipe.corpus is not None:
+        documents = list(read_documents(context.run.stage("corpus") / "documents.jsonl"))
+        characters = present(recipe.sft).article_characters
+        sides = ((train, "train", section.planted), (held_out, "validation", section.held_out_pairs))
+        for kept, split, count in sides:
+            chosen = (document for document, side in documents if side == split)
+            kept += planted_pairs(chosen, recipe.seed, characters, count=count)
+        # Small talk knows few questions: by prompt, so that none of those held out is learnt.
+        talk = planted_pairs((), recipe.seed, characters, small_talk=section.small_talk)
+        for kept, some in zip((train, held_out), split_pairs(talk, section.held_out, recipe.seed), strict=True):
+            kept += some
+    given = list[PreferencePair]()
+    if section.data is not None:
+        rows = read_rows(Path(section.data), "preference")
+        for sentence in rows.described():
+            context.record({"kind": "notice", "text": sentence})
+        given, refused = rows.pairs, [*refused, *rows.refused]
+    ratings = context.run.folder / RATINGS
+    if section.ratings and ratings.is_file():
+        rated = read_ratings(ratings)
+        refused += rated.refused
+        context.record({"kind": "notice", "text": f"{len(rated.pairs)} choices of {RATINGS} are learnt from too"})
+        train += rated.pairs  # people's own choices are too few to hold any out
+        asked = {prompt_key(pair.messages) for pair in rated.pairs}
+        held_out = [pair for pair in held_out if prompt_key(pair.messages) not in asked]
+    for kept, some in zip((train, held_out), split_pairs(given, section.held_out, recipe.seed), strict=True):
+        kept += some
+    encoded = [encode_pairs(pairs, parent.renderer, context_length) for pairs in (train, held_out)]
+    refused += [sentence for found in encoded for sentence in found.refused]
+    if refused:
+        write_text(context.folder / REFUSED, "".join(f"{sentence}\n" for sentence in refused))
+        text = f"{len(refused)} rows are left out, the first because: {refused[0]} (all in {context.name}/{REFUSED})"
+        context.record({"kind": "notice", "text": text})
+    learnt, examined = encoded[0], _evenly(encoded[1], section.held_out_pairs)
+    if not learnt.pairs or not examined.pairs:
+        side = "learn from" if not learnt.pairs else "hold out"
+        raise UserError(
+            f"the stage {context.name} has no pair to {side}; give it preference rows with {context.name}.data=FILE"
+        )
+    counts = {"train": len(learnt.pairs), "held_out": len(examined.pairs), "refused": len(refused)}
+    return Pairs(learnt, examined, counts)
+
+
+def pair_steps(section: PairSection, items: Sequence[Prompted]) -> int:
+    """Optimizer steps: as many as the epochs ask for, and no more than the tokens allow."""
+    steps = max(1, round(section.epochs * len(items) / section.pairs))
+    if section.tokens is None:
+        return steps
+    each = sum(len(item.prompt) + sum(map(len, item.answers)) for item in items) / len(items)
+    return max(1, min(steps, round(section.tokens / (each * section.pairs))))
+
+
+def _evenly(encoded: EncodedPairs, most: int) -> EncodedPairs:
+    """Not more than so many pairs, from all along the list: it holds one kind after another."""
+    kept = range(0, len(encoded.pairs), max(1, -(-len(encoded.pairs) // most)))
+    return EncodedPairs([encoded.pairs[i] for i in kept], [encoded.prompted[i] for i in kept], encoded.refused)

@@ -18,6 +18,7 @@ from cadran.errors import UserError
 from cadran.model.attention import document_bias
 from cadran.model.config import ModelConfig
 from cadran.model.transformer import Transformer
+from cadran.train import loss
 from cadran.train.loader import Batch, TokenLoader
 from cadran.train.next_token import NextToken
 
@@ -77,7 +78,7 @@ def test_divergences_have_the_golden_numbers(kind: Divergence, temperature: floa
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Two positions at a time; yields the sizes of all logits that were made."""
-    monkeypatch.setattr(distillation, "PIECE_LOGITS", 2 * VOCABULARY + 5)
+    monkeypatch.setattr(loss, "PIECE", 2)
     sizes: list[int] = []
     original = distillation._log_probabilities
 

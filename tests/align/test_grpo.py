@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,16 @@ from cadran.train.objective import Learnt
 from cadran.train.optimizers import OptimizerConfig
 from cadran.train.schedule import Schedule
 from cadran.train.trainer import Interrupted, Trainer, TrainingPlan
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models this small only wait for a second thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
 
 CONFIG = GrpoConfig(answers=4, rollout=PARAMS, micro=2, aggregation="token-mean")
 EVEN = graded_by(share_of_even, "even")
@@ -227,7 +238,7 @@ def test_a_reward_that_is_no_number_is_refused_with_the_row() -> None:
 def test_settings_that_cannot_be_are_refused() -> None:
     for wrong in ({"answers": 1}, {"micro": 0}, {"kl": -1.0}, {"rollout": replace(PARAMS, temperature=0.0)}):
         with pytest.raises(UserError):
-            replace(CONFIG, **wrong)  # type: ignore[arg-type]
+            replace(CONFIG, **wrong)
     with pytest.raises(UserError, match="minibatches=1"):
         objective_of(policy(), replace(CONFIG, minibatches=7))
     with pytest.raises(UserError, match="kl=0"):
@@ -311,7 +322,7 @@ def test_it_learns_to_be_right_at_least_twice_as_often(tmp_path: Path, seed: int
     events: list[dict[str, Any]] = []
     config = replace(CONFIG, answers=8, epochs=2)
     objective = objective_of(model, config, grader=graded_by(ends_even), seed=seed)
-    plan = replace(PLAN, steps=60, schedule=Schedule(60, decay=0.0))
+    plan = replace(PLAN, steps=60, schedule=Schedule(60, decay=0.0), checkpoint_seconds=600)
     Trainer(model, objective, plan, tmp_path, {}, events.append).run()
     success = [event["success"] for event in events if event["kind"] == "step"]
     before, after = sum(success[:10]) / 10, sum(success[-10:]) / 10

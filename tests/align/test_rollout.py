@@ -1,7 +1,9 @@
 """Rollouts: ids kept as drawn, log-probabilities of what they were drawn from, seeds that know nothing of company."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -9,11 +11,21 @@ from tiny_policies import PARAMS, STOP, VOCABULARY, names, policy, prompts
 
 from cadran.align.branches import Prompted, pack_for
 from cadran.align.logprobs import model_logprobs
-from cadran.align.prompt_loader import PromptLoader, RolloutPrompt
+from cadran.align.prompt_loader import PromptLoader, RolloutPrompt, rendered_prompt
 from cadran.align.rollout import Rollout, RolloutParams, prompt_seed, sample_rollouts
 from cadran.align.rollout_engine import TorchRollouts
 from cadran.errors import UserError
 from cadran.model.transformer import Transformer
+from cadran.tokenizer.renderer import Rendered
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models this small only wait for a second thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def drawn(
@@ -92,7 +104,7 @@ def test_temperature_zero_takes_the_most_likely() -> None:
 def test_impossible_draws_are_refused() -> None:
     for wrong in ({"max_tokens": 0}, {"stop_ids": ()}, {"temperature": -1.0}, {"temperature": math.nan}):
         with pytest.raises(UserError):
-            replace(PARAMS, **wrong)  # type: ignore[arg-type]
+            replace(PARAMS, **wrong)
     with pytest.raises(UserError, match="40"):
         drawn(policy(), [RolloutPrompt((1,) * 40, [])])
     broken = policy()
@@ -120,3 +132,23 @@ def test_prompts_that_cannot_be_are_refused() -> None:
         PromptLoader([RolloutPrompt((), [], source="row 7")], 4, 0)
     with pytest.raises(UserError, match="prompts=8"):
         PromptLoader(prompts(), 0, 0)
+
+
+class Letters:
+    """Renders each role as its length and each content letter by letter."""
+
+    def render(self, messages: Any, add_generation_prompt: bool = False) -> Rendered:
+        ids = [id for m in messages for id in (len(m["role"]), *map(ord, m["content"]))]
+        return Rendered([*ids, 9] if add_generation_prompt else ids, [])
+
+
+def test_a_conversation_is_rendered_with_its_answer_opened() -> None:
+    asked = [{"role": "user", "content": "a"}]
+    renderer = cast(Any, Letters())
+    found = rendered_prompt(asked, {"answer": "b"}, renderer, 3, "row 5")
+    assert found == RolloutPrompt((4, 97, 9), asked, {"answer": "b"}, "row 5")
+    with pytest.raises(UserError, match="row 5 has 3 tokens"):
+        rendered_prompt(asked, {}, renderer, 2, "row 5")
+    for wrong in ([], [*asked, {"role": "assistant", "content": "b"}]):
+        with pytest.raises(UserError, match="row 5 waits for no answer"):
+            rendered_prompt(wrong, {}, renderer, 9, "row 5")

@@ -17,13 +17,10 @@ from cadran.errors import UserError
 from cadran.model.attention import document_bias
 from cadran.model.transformer import Transformer
 from cadran.train.loader import Batch
-from cadran.train.loss import IGNORED, head_cross_entropy
+from cadran.train.loss import IGNORED, head_cross_entropy, piece_of
 from cadran.train.objective import Learnt
 
 Divergence = Literal["forward", "reverse", "jsd"]
-
-PIECE_LOGITS = 1 << 23
-"""Logits of one model that exist at one time: 32 MB of float32, and a few times that in all."""
 
 NAMED = 8
 
@@ -174,7 +171,7 @@ def _teacher_logits(teacher: Tensor, head: Tensor | None) -> Tensor:
 
 
 def _pieces(positions: int, vocabulary: int) -> list[slice]:
-    size = max(PIECE_LOGITS // max(vocabulary, 1), 1)
+    size = piece_of(vocabulary)
     return [slice(start, start + size) for start in range(0, positions, size)]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cadran.align.branches import Branches, answer_states
 from cadran.model.transformer import Transformer
-from cadran.train.loss import PIECE
+from cadran.train.loss import piece_of
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -21,8 +21,9 @@ class _TokenLogprobs(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         kind = torch.promote_types(states.dtype, torch.float32)
         logprobs, entropies, sums = (torch.empty(len(states), dtype=kind, device=states.device) for _ in range(3))
-        for start in range(0, len(states), PIECE):
-            piece = slice(start, start + PIECE)
+        size = piece_of(head.shape[0])
+        for start in range(0, len(states), size):
+            piece = slice(start, start + size)
             logits, _ = _logits(states[piece], head, temperature, cap)
             total = torch.logsumexp(logits, -1)
             sums[piece] = total
@@ -41,8 +42,9 @@ class _TokenLogprobs(torch.autograd.Function):
         grad_states = torch.empty_like(states) if ctx.needs_input_grad[0] else None
         wide = torch.promote_types(head.dtype, torch.float32)
         grad_head = torch.zeros_like(head, dtype=wide) if ctx.needs_input_grad[1] else None
-        for start in range(0, len(states), PIECE):
-            piece = slice(start, start + PIECE)
+        size = piece_of(head.shape[0])
+        for start in range(0, len(states), size):
+            piece = slice(start, start + size)
             logits, slope = _logits(states[piece], head, ctx.temperature, ctx.cap)
             given = gradients[0][piece, None]
             gradient = logits.sub_(sums[piece, None]).exp_().mul_(-given)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cadran.align.rows import Message
+from cadran.engine.loading import Renderer
 from cadran.errors import UserError
 
 
@@ -27,6 +28,29 @@ class RolloutPrompt:
     messages: list[Message]
     reference: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
+
+
+def rendered_prompt(
+    messages: list[Message], reference: Mapping[str, Any], renderer: Renderer, longest: int, source: str
+) -> RolloutPrompt:
+    """A conversation rendered as the engine renders it, the answer opened.
+
+    Args:
+        messages: the last one is the user's (or a tool's).
+        reference: what the rewards need.
+        renderer: of the model.
+        longest: most tokens, so that an answer still fits.
+        source: names the row in an error.
+
+    Raises:
+        UserError: the conversation waits for no answer, or is too long.
+    """
+    if not messages or messages[-1]["role"] == "assistant":
+        raise UserError(f"{source} waits for no answer; end its messages with a question of the user")
+    ids = renderer.render(messages, add_generation_prompt=True).ids
+    if len(ids) > longest:
+        raise UserError(f"{source} has {len(ids)} tokens and an answer leaves room for {longest}; shorten or drop it")
+    return RolloutPrompt(tuple(ids), messages, reference, source)
 
 
 class PromptLoader:

@@ -28,6 +28,6 @@ def check_ratio(logprobs: Tensor, old: Tensor, dtype: torch.dtype | None) -> Non
     if not most <= tolerance:
         raise UserError(
             f"before the first update a token's log-probability moved by {most:.3g} nats (at most {tolerance} is "
-            "rounding), so the policy is not the one that was asked a moment ago; set its dropout to 0, and let nothing "
-            "else write to its weights"
+            "rounding), so the policy is not the one that was asked a moment ago; set its dropout to 0, and let "
+            "nothing else write to its weights"
         )

@@ -1,6 +1,7 @@
 """``cadran finetune``: the recipe ``assistant`` in one line."""
 
 import re
+import unicodedata
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -59,7 +60,8 @@ def finetune(
     adapter = None if full else {"rank": rank, "alpha": 2.0 * rank, "dora": dora, "base": base.value}
     section: dict[str, Any] = {"data": str(data), "adapter": adapter}
     section |= {key: value for key, value in (("epochs", epochs), ("adapter_rate", rate)) if value is not None}
-    label = re.sub(r"[^A-Za-z0-9._-]+", "-", name or f"{model_label(model)}-{data.resolve().stem}").strip("-._")
+    plain = unicodedata.normalize("NFKD", name or f"{model_label(model)}-{data.resolve().stem}")
+    label = re.sub(r"[^A-Za-z0-9._-]+", "-", plain.encode("ascii", "ignore").decode()).strip("-._")
     content: dict[str, Any] = {"name": label, "start": model, "threads": threads or usable_threads()}
     content[stage] = section
     if stage == "dpo":

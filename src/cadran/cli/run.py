@@ -39,9 +39,9 @@ def finish(recipe: "Recipe", start: str | None, only: str | None) -> None:
     with Show(console) as show:
         done = run_pipeline(recipe, show.event, show.progress, start=start, only=only)
     page = done.folder / "report" / "index.html"
-    console.print(f"\nThe run is in {done.folder}", highlight=False)
-    if page.is_file():
-        console.print(f"read    {page}", highlight=False)
-    console.print(f"talk    cadran chat {done.name}", highlight=False)
-    for adapter in sorted(done.folder.glob("*/adapter")):
-        console.print(f"adapter {adapter}", highlight=False)
+    lines = [f"\nThe run is in {done.folder}"]
+    lines += [f"read    {page}"] if page.is_file() else []
+    lines += [f"talk    cadran chat {done.name}"]
+    lines += [f"adapter {adapter}" for adapter in sorted(done.folder.glob("*/adapter"))]
+    for line in lines:  # names of files: never broken, and nothing in them is markup
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

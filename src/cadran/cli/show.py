@@ -46,8 +46,9 @@ class Show(Bar):
             bits = "  ".join(f"{name} {value:.3f}" for name, value in sorted(event["bits_per_byte"].items()))
             self._line(stage, f"step {event['step']}: bits per byte  {bits}")
         elif kind == "examination":
-            found = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in event["figures"].items())
-            self._line(stage, f"step {event['step']}: held out  {found}")
+            figures = ((name.removeprefix("held_out_"), value) for name, value in event["figures"].items())
+            found = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in figures)
+            self._line(stage, f"step {event['step']}, held-out rows: {found}")
         elif kind == "examples":
             self._examples(event["examples"])
         elif kind == "sample":

@@ -1,8 +1,19 @@
 """Linear maps applied in the type of their input, and several of them to the same input in one product."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+class Grouping(nn.Module):
+    """A map that can run faster together with others of its kind on the same input."""
+
+    @staticmethod
+    def together(x: Tensor, layers: Sequence[nn.Module]) -> tuple[Tensor, ...] | None:
+        """The outputs of all layers, or None where each must run alone."""
+        raise NotImplementedError
 
 
 def apply(x: Tensor, layer: nn.Module) -> Tensor:
@@ -34,5 +45,7 @@ def project(x: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
     of operations of ``transformers``: the logits are then the same bits, not merely close.
     """
     if not joins(*layers):
-        return tuple(apply(x, layer) for layer in layers)
+        first = layers[0]
+        grouped = first.together(x, layers) if isinstance(first, Grouping) else None
+        return grouped or tuple(apply(x, layer) for layer in layers)
     return torch.split(joined(x, *layers), [layer.out_features for layer in layers], -1)

@@ -5,6 +5,7 @@ DoRA (Liu et al. 2024) then gives each row a length of its own, whose denominato
 The base is never written to: with no adapter active, its bits come out.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -12,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cadran.errors import UserError
-from cadran.model.linear import apply
+from cadran.model.linear import Grouping, apply
+from cadran.model.lora_product import Part, fits, low_rank_products
 
 if TYPE_CHECKING:
     from cadran.model.lora import Adapter
@@ -52,6 +54,8 @@ class LowRank(nn.Module):
         Returns:
             Shape (..., out), in the type of ``x``.
         """
+        if (part := self.part(base, x.dtype)) is not None:
+            return low_rank_products(x, [part])[0]
         y = apply(x, base)
         dropping = self.training and self.dropout > 0
         dropped = F.dropout(x, self.dropout) if dropping else x
@@ -65,6 +69,13 @@ class LowRank(nn.Module):
         else:
             plain = y if base.bias is None else y - cast(Tensor, base.bias).to(x.dtype)
         return y + ((gain - 1) * plain + gain * low)
+
+    def part(self, base: nn.Module, dtype: torch.dtype) -> Part | None:
+        """This map as one of ``low_rank_products``; None in inference and where it is more than base and factors."""
+        plain = self.magnitude is None and not (self.training and self.dropout > 0)
+        if not (plain and torch.is_grad_enabled() and fits(base)):
+            return None
+        return Part(base, self.lora_A.to(dtype), self.lora_B.to(dtype), self.scale)
 
     def merged(self, weight: Tensor) -> Tensor:
         """The matrix that alone gives what base and adapter give together.
@@ -144,7 +155,7 @@ class Adapted(nn.Module):
         return cast(Tensor, (chosen or self.base).weight)
 
 
-class LoraLinear(Adapted):
+class LoraLinear(Adapted, Grouping):
     """A linear map with adapters; shapes as of the base, (..., in) to (..., out)."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -153,6 +164,20 @@ class LoraLinear(Adapted):
         if isinstance(chosen, LowRank):
             return cast(Tensor, chosen(x, self.base))
         return apply(x, chosen or self.base)
+
+    @staticmethod
+    def together(x: Tensor, layers: Sequence[nn.Module]) -> tuple[Tensor, ...] | None:
+        """The outputs of several adapted maps of one input in one step; None where they must run alone."""
+        parts = []
+        for layer in layers:
+            if not isinstance(layer, LoraLinear):
+                return None
+            chosen = layer.chosen()
+            part = chosen.part(layer.base, x.dtype) if isinstance(chosen, LowRank) else None
+            if part is None:
+                return None
+            parts.append(part)
+        return low_rank_products(x, parts)
 
     def merge(self, name: str) -> nn.Module:
         """The plain map that does what base and adapter do; the base's own tensor is left as it is."""

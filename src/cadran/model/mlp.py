@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cadran.model.config import ModelConfig
-from cadran.model.linear import apply, joined, joins
+from cadran.model.linear import apply, joined, joins, project
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
@@ -37,6 +37,21 @@ class _SwiGLU(torch.autograd.Function):
         return result
 
 
+class _Gated(torch.autograd.Function):
+    """silu(gate) * up of two tensors; only these are kept."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        grad_up = F.silu(gate).mul_(gradients[0])
+        return torch.ops.aten.silu_backward(gradients[0] * up, gate), grad_up
+
+
 class MLP(nn.Module):
     """down(act(gate(x)) * up(x)) (Shazeer 2020), or down(act(up(x))) without the gate.
 
@@ -62,5 +77,7 @@ class MLP(nn.Module):
         if self.activation == "silu" and joins(self.gate_proj, self.up_proj):
             inner: Tensor = _SwiGLU.apply(joined(x, self.gate_proj, self.up_proj))  # type: ignore[no-untyped-call]
         else:
-            inner = act(apply(x, self.gate_proj)) * apply(x, self.up_proj)
+            gate, up = project(x, self.gate_proj, self.up_proj)
+            own = self.activation == "silu" and torch.is_grad_enabled()
+            inner = _Gated.apply(gate, up) if own else act(gate) * up  # type: ignore[no-untyped-call]
         return apply(inner, self.down_proj)

@@ -45,6 +45,55 @@ class DpoSection(PairSection):
     sft_weight: Annotated[float, Field(ge=0)] = 0.0
 
 
+class KtoSection(UpdateSection):
+    """Preference optimisation from answers that are good or bad on their own: thumbs, and pairs taken apart."""
+
+    matrix_rate: Rate = 0.001
+    embedding_rate: Rate = 0.001
+    decay: Annotated[float, Field(ge=0, le=1)] = 0.9
+    warmup: Share = 0.1
+    data: str | None = None
+    planted: Annotated[int, Field(ge=0)] = 3000
+    small_talk: Annotated[int, Field(ge=0)] = 300
+    ratings: bool = True
+    rows: Annotated[int, Field(ge=2)] = 32
+    micro: Positive = 16
+    tokens: Positive | None = None
+    epochs: Annotated[float, Field(gt=0)] = 1.0
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    desirable_weight: Annotated[float, Field(ge=0)] = 1.0
+    undesirable_weight: Annotated[float, Field(ge=0)] = 1.0
+    held_out: Share = 0.1
+    held_out_rows: Annotated[int, Field(ge=2)] = 400
+    examinations: Positive = 5
+    adapter: AdapterSection | None = None
+
+
+class DistilSection(UpdateSection):
+    """Learning from a teacher: its whole distribution of the next token, on given rows and on the student's own."""
+
+    teacher: str
+    temperature: Annotated[float, Field(gt=0, le=1000)] = 2.0
+    mix: Annotated[float, Field(ge=0, le=1)] = 0.5
+    divergence: Literal["forward", "reverse", "jsd"] = "forward"
+    beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    on_policy: Annotated[float, Field(ge=0, le=1)] = 0.0
+    prompts: Positive = 16
+    max_tokens: Positive = 64
+    matrix_rate: Rate = 0.005
+    embedding_rate: Rate = 0.01
+    decay: Annotated[float, Field(ge=0, le=1)] = 0.9
+    data: str | None = None
+    tokens: Positive | None = None
+    epochs: Annotated[float, Field(gt=0)] = 3.0
+    rows: Positive = 8
+    micro: Positive = 4
+    held_out: Share = 0.1
+    held_out_rows: Positive = 200
+    examinations: Positive = 5
+    adapter: AdapterSection | None = None
+
+
 class ArithmeticSection(Section):
     """Sums to be asked, where a recipe has no other data: answers that can be checked."""
 

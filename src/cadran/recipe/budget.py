@@ -14,7 +14,7 @@ from cadran.corpus.shards import EncodedDocument, write_shard
 from cadran.errors import UserError
 from cadran.files import sha256_text
 from cadran.model.config import ModelConfig
-from cadran.recipe.alignment_sections import PairSection
+from cadran.recipe.alignment_sections import DistilSection, KtoSection, PairSection
 from cadran.recipe.schema import Recipe
 from cadran.recipe.sections import TrainingSection, UpdateSection
 from cadran.train.estimate import tokens_per_second
@@ -26,7 +26,7 @@ from cadran.train.trainer import TrainingPlan
 FIXED_SECONDS = 260.0
 """Corpus, tokenizer, evaluation, baselines and report of the quickstart on two cores (LAB.md); not training."""
 
-SHARES = {"base": 0.78, "sft": 0.22, "reward": 0.05, "dpo": 0.1}
+SHARES = {"base": 0.78, "sft": 0.22, "distil": 0.1, "reward": 0.05, "dpo": 0.1, "kto": 0.1}
 """Of the training time, for those stages that a recipe has."""
 
 COMPILE_MINUTES = 30.0
@@ -184,17 +184,18 @@ def resolve(recipe: Recipe, measured: Measurement) -> Recipe:
 
 def _sections(recipe: Recipe) -> dict[str, UpdateSection]:
     """The stages of a recipe that change weights."""
-    sections = {name: getattr(recipe, name) for name in ("sft", "reward", "dpo", "ppo", "grpo")}
+    sections = {name: getattr(recipe, name) for name in ("sft", "distil", "reward", "dpo", "kto", "grpo", "ppo")}
     found = {name: section for name, section in sections.items() if section is not None}
     return found if recipe.corpus is None else {"base": recipe.base, **found}
 
 
-def _budgeted(recipe: Recipe) -> dict[str, TrainingSection | PairSection]:
+def _budgeted(recipe: Recipe) -> dict[str, TrainingSection | PairSection | KtoSection | DistilSection]:
     """Those of them whose tokens follow from the minutes."""
     if recipe.corpus is None:
         return {}
     sections = _sections(recipe).items()
-    return {name: s for name, s in sections if isinstance(s, TrainingSection | PairSection)}
+    budgeted = TrainingSection | PairSection | KtoSection | DistilSection
+    return {name: s for name, s in sections if isinstance(s, budgeted)}
 
 
 def _measured_speed(config: ModelConfig, section: TrainingSection) -> float:

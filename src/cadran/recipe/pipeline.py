@@ -21,10 +21,12 @@ from cadran.recipe.schema import Recipe
 from cadran.recipe.stage import Progress, Stage
 from cadran.recipe.stages.base import BaseStage
 from cadran.recipe.stages.corpus import CorpusStage
+from cadran.recipe.stages.distil import DistilStage
 from cadran.recipe.stages.dpo import DpoStage
 from cadran.recipe.stages.finetune import FinetuneStage
 from cadran.recipe.stages.grpo import GrpoStage
 from cadran.recipe.stages.integers import IntegerStage
+from cadran.recipe.stages.kto import KtoStage
 from cadran.recipe.stages.ppo import PpoStage
 from cadran.recipe.stages.report import ReportStage
 from cadran.recipe.stages.reward import RewardStage
@@ -48,11 +50,17 @@ def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
         earlier = ("corpus", "tokenizer", "base") if recipe.corpus is not None else ()
         return (*earlier, *((parent,) if parent is not None else ()), *more)
 
+    if recipe.distil is not None:
+        stages.append(DistilStage(parent, needs()))
+        parent = "distil"
     if recipe.reward is not None:
         stages.append(RewardStage(parent, needs()))
     if recipe.dpo is not None:
         stages.append(DpoStage(parent, needs()))
         parent = "dpo"
+    if recipe.kto is not None:
+        stages.append(KtoStage(parent, needs()))
+        parent = "kto"
     if recipe.grpo is not None:
         stages.append(GrpoStage(parent, needs()))
         parent = "grpo"

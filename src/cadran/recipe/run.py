@@ -132,7 +132,7 @@ def find_model(name: str) -> Path:
     for candidate in (Path(name), runs_folder() / name):
         if candidate.is_dir() and (found := model_path(candidate)) is not None:
             return found
-        for stage in ("ppo", "grpo", "dpo", "sft", "base"):
+        for stage in ("ppo", "grpo", "kto", "dpo", "distil", "sft", "base"):
             if Run(candidate).marker(stage) is not None and (candidate / stage / "config.json").is_file():
                 return candidate / stage
     if (pulled := find_pulled(name)) is not None:

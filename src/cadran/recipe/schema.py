@@ -15,9 +15,11 @@ from cadran.corpus.sources.config import parse_source
 from cadran.errors import UserError
 from cadran.recipe.alignment_sections import (
     ArithmeticSection,
+    DistilSection,
     DpoSection,
     GrpoSection,
     IntegerSection,
+    KtoSection,
     PpoSection,
     RewardSection,
 )
@@ -47,8 +49,10 @@ class Recipe(Section):
     base: BaseStageSection = BaseStageSection()
     arithmetic: ArithmeticSection | None = None
     sft: SftSection | None = None
+    distil: DistilSection | None = None
     reward: RewardSection | None = None
     dpo: DpoSection | None = None
+    kto: KtoSection | None = None
     ppo: PpoSection | None = None
     grpo: GrpoSection | None = None
     int8: IntegerSection | None = None
@@ -118,6 +122,10 @@ def parse_recipe(content: dict[str, Any]) -> Recipe:
         raise UserError(
             "a recipe begins with text or with a model that there is; give it corpus.sources or start=MODEL, not both"
         )
+    for name in Recipe.model_fields:
+        adapter = getattr(getattr(recipe, name), "adapter", None)
+        if adapter is not None and adapter.dora and adapter.base != "float":
+            raise UserError(f"DoRA trains the lengths of rows of floats; set {name}.adapter.base=float, or leave dora")
     if recipe.corpus is not None:
         for source in [*recipe.corpus.sources, *recipe.corpus.fallback]:
             parse_source(source)

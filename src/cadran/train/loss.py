@@ -13,7 +13,19 @@ IGNORED = -100
 """Target of a position that has nothing to predict (padding, a prompt under SFT)."""
 
 PIECE = 1024
-"""Positions whose logits exist at one time; 1024 x 4096 floats are 16 MB (the plateau in LAB.md is flat)."""
+"""Most positions whose logits exist at one time; 1024 x 4096 floats are 16 MB (the plateau in LAB.md is flat)."""
+
+PIECE_LOGITS = 1 << 23
+"""Most logits that exist at one time, 32 MB of float32, where the vocabulary is large."""
+
+
+FEWEST = 128
+"""Positions in a piece all the same: below this the product slows down."""
+
+
+def piece_of(vocabulary: int) -> int:
+    """Positions whose logits are formed at one time."""
+    return min(PIECE, max(FEWEST, PIECE_LOGITS // vocabulary))
 
 
 class _HeadCrossEntropy(torch.autograd.Function):
@@ -23,8 +35,9 @@ class _HeadCrossEntropy(torch.autograd.Function):
         wide = torch.promote_types(head.dtype, torch.float32)
         grad_head = torch.zeros_like(head, dtype=wide) if ctx.needs_input_grad[1] else None
         total = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
-        for start in range(0, hidden.shape[0], PIECE):
-            piece, target = hidden[start : start + PIECE], targets[start : start + PIECE]
+        size = piece_of(head.shape[0])
+        for start in range(0, hidden.shape[0], size):
+            piece, index = hidden[start : start + size], targets[start : start + size, None]
             logits = (piece @ head.t()).to(total.dtype)  # (P, V)
             slope = None
             if cap is not None:
@@ -32,10 +45,10 @@ class _HeadCrossEntropy(torch.autograd.Function):
                 slope = 1 - logits.square()
                 logits = logits.mul_(cap)
             top = logits.amax(-1, keepdim=True)
-            exponentials = logits.sub_(top).exp()
+            chosen = logits.sub_(top).gather(-1, index)
+            exponentials = logits.exp_()
             sums = exponentials.sum(-1, keepdim=True)
-            index = target[:, None]
-            nll = sums.log() - logits.gather(-1, index)
+            nll = sums.log() - chosen
             total += nll.sum()
             if grad_hidden is not None or grad_head is not None:
                 gradient = exponentials.div_(sums)
@@ -45,7 +58,7 @@ class _HeadCrossEntropy(torch.autograd.Function):
                     gradient.mul_(slope)
                 gradient = gradient.to(hidden.dtype)
                 if grad_hidden is not None:
-                    torch.mm(gradient, head, out=grad_hidden[start : start + PIECE])
+                    torch.mm(gradient, head, out=grad_hidden[start : start + size])
                 if grad_head is not None:
                     grad_head += gradient.t() @ piece
         ctx.save_for_backward(grad_hidden, None if grad_head is None else grad_head.to(head.dtype))

@@ -130,21 +130,45 @@ def test_nothing_outlives_the_trial(skip: tuple[str, ...]) -> None:
         "    except OSError: pass\n"
         "time.sleep(60)"
     )
-    inside(body, limits=Limits(seconds=0.6), skip=skip)
-    deadline = time.monotonic() + 3
-    while (left := _trials()) and time.monotonic() < deadline:
+    inside(body + MARK, limits=Limits(seconds=0.6), skip=skip)
+    assert _gone()
+
+
+@linux
+def test_trial_ends_with_the_process_that_started_it() -> None:
+    code = "import time\ntime.sleep(60)\n"
+    script = (
+        f"from cadran.align.sandbox.sandbox import *; run_tests({code!r} + {MARK!r}, 'assert x', Limits(seconds=60))"
+    )
+    trainer = subprocess.Popen([sys.executable, "-c", script])
+    deadline = time.monotonic() + 30
+    while len(_trials()) < 3 and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert left == []
+    assert len(_trials()) == 3
+    trainer.kill()
+    trainer.wait()
+    assert _gone()
+
+
+MARK = "#" * (100_000 + os.getpid() % 20_000)
+"""Makes the job of these tests as long as no other's, so that its processes are known by their last argument."""
+
+
+def _gone() -> bool:
+    deadline = time.monotonic() + 3
+    while _trials() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not _trials()
 
 
 def _trials() -> list[int]:
     found = []
     for process in psutil.process_iter():
         try:
-            mine = any(argument.endswith("sandbox/trial.py") for argument in process.cmdline())
+            command = process.cmdline()
         except psutil.Error:
             continue
-        if mine:
+        if len(command) > 2 and command[-2].endswith("sandbox/trial.py") and 0 < int(command[-1]) - len(MARK) < 1000:
             found.append(process.pid)
     return found
 

@@ -97,7 +97,7 @@ def _scale(axes: Any, drawing: Drawing) -> None:
 
 
 def _draw_calibration(data: RunData, stage: str) -> Plot | None:
-    """How often the pairs that the model calls so sure are ranked right: points with the bars that chance allows."""
+    """Foretold against observed, by how sure the model is: points with the bars that chance allows."""
     from cadran.evaluate.classification import wilson_interval
 
     points = []
@@ -130,7 +130,9 @@ def _draw_calibration(data: RunData, stage: str) -> Plot | None:
     axes.set_xticks(ticks)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda share, _: percent(share, 0))
-    figure.text(0, 1 - 14 / height, "observed: ranked right; beside each point, its pairs", color=COLOURS["muted"])
-    figure.text(_LEFT + _WIDTH, 6 / height, "predicted: how sure the model is", color=COLOURS["muted"], ha="right")
-    texts = [f"{percent(p)} sure, {percent(o)} right, {count(n)} pairs" for p, o, n in sorted(points)]
+    figure.text(
+        0, 1 - 14 / height, "observed: the first answer is the better; beside it, the pairs", color=COLOURS["muted"]
+    )
+    figure.text(_LEFT + _WIDTH, 6 / height, "foretold probability of that", color=COLOURS["muted"], ha="right")
+    texts = [f"{percent(p)} foretold, {percent(o)} observed, {count(n)} pairs" for p, o, n in sorted(points)]
     return finish(figure, f"{stage_name(stage)}, calibration: {'; '.join(texts)}.")

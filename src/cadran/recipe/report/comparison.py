@@ -5,7 +5,7 @@ intervals names no best: a difference that nobody knows the noise of is no diffe
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from cadran.recipe.report.data import Record, RunData, branch, dig, number, rows
@@ -36,6 +36,7 @@ _MEASURES = {
     "perplexity": "Held-out perplexity",
     "kl": "KL to the reference",
 }
+_FIRST = ("success", "pair_accuracy", "accuracy", "topic", "description")
 _MOST_COLUMNS = 6
 
 
@@ -56,7 +57,8 @@ def comparisons(data: RunData) -> list[Record]:
         given = {key: None for record in records for key in record}
         columns = [key for key in _COLUMNS if key in given] + [key for key in given if key not in _COLUMNS]
         columns = columns[:_MOST_COLUMNS]
-        measures = [_measure(key, cells, columns) for key, cells in scores.items()]
+        order = sorted(scores, key=lambda key: _FIRST.index(key[0]) if key[0] in _FIRST else len(_FIRST))
+        measures = [_measure(key, scores[key], columns) for key in order]
         if columns:
             found.append(
                 {
@@ -136,6 +138,8 @@ def _cell(key: Key, value: Any, result: Any, counted: float | None) -> Cell | No
     held_out = number(value, "held_out") or number(value, "pairs") or counted
     if key[0] in ("accuracy", "pair_accuracy"):
         held_out = held_out or number(result, "pairs", "held_out")
+    if key[0] == "success":
+        held_out = held_out or number(result, "prompts", "held_out")
     if key[0] in _SHARES and held_out and 1 <= held_out < 2**53 and 0 <= found <= 1:
         from cadran.evaluate.classification import wilson_interval
 
@@ -173,7 +177,7 @@ def _shown(
     return said(value), "" if low is None or high is None else ends(low, high), best
 
 
-def _best(cells: dict[str, Cell], *, lower: bool) -> str | None:
+def _best(cells: Mapping[str, Cell], *, lower: bool) -> str | None:
     """The model whose interval lies beyond all the others'."""
     known = [(model, low, high) for model, (_, low, high) in cells.items() if low is not None and high is not None]
     if len(known) < 2 or len(known) < len(cells):

@@ -62,7 +62,7 @@ DRAWINGS = (
     _pair("rewards", "Rewards of the answers", "reward", "reward"),
     _single("reward", "Reward", "mean reward of an answer"),
     _single("success", "Success", "share of right answers", "exact", "success_rate", share=True),
-    _single("kl", "KL to the reference", "KL divergence, nats"),
+    _single("kl", "KL to the reference", "KL divergence, nats per answer"),
     _single("entropy", "Entropy", "entropy of a token, nats"),
     _single("length", "Length of the answers", "tokens"),
     _single("zero_variance_share", "Groups without variance", "share of groups", share=True),
@@ -113,8 +113,9 @@ def held_out(data: RunData, stage: str, drawing: Drawing) -> dict[str, Curve]:
 
 def logistic(data: RunData, stage: str) -> bool:
     """Whether a stage's loss begins at ln 2, as far as its results or its recipe tell; without a word, it does."""
-    kind = data.setting(stage, "loss_kind", "kind", "loss")
-    return not isinstance(kind, str) or kind in _LOGISTIC
+    kind, weight = data.setting(stage, "loss_kind", "kind", "loss"), data.setting(stage, "sft_weight")
+    alone = not isinstance(weight, int | float) or weight == 0  # with a share of another loss it begins elsewhere
+    return alone and (not isinstance(kind, str) or kind in _LOGISTIC)
 
 
 def kl_target(data: RunData, stage: str) -> float | None:
@@ -130,6 +131,10 @@ def _known(drawing: Drawing) -> Iterator[str]:
 
 
 def _marked(data: RunData, stage: str, drawing: Drawing) -> Drawing:
+    """The drawing as it is for this stage: with its dashed line, and called what it is there."""
+    if drawing.name == "kl" and stage == "dpo":
+        unit = "log policy minus log reference, nats per answer"
+        return replace(drawing, title="Chosen answers against the reference", unit=unit)
     mark: tuple[float, str] | None = None
     if drawing.name == "loss" and stage in ("reward", "dpo") and logistic(data, stage):
         mark = (LN2, "ln 2")

@@ -29,6 +29,8 @@ HEALTHY: dict[str, str] = {
     "function begin at ln 2; this one has a zero point of its own.",
     "accuracy": "Healthy: leaves 50 %, a coin’s toss, early and settles, with the held-out share close behind. 100 % "
     "in training and no gain held out is learning by heart.",
+    "dpo_accuracy": "Healthy: both climb. They count differently: the training’s asks which answer moved up more "
+    "against the reference, the held-out one which the model now finds likelier, token by token.",
     "margin": "Healthy: grows from about 0 and bends. One that shoots up without end is overconfidence: stop earlier, "
     "or smooth the labels.",
     "logprobs": "Healthy: the gap between the two grows. Both may fall, and often do: the loss rewards only their "
@@ -38,15 +40,18 @@ HEALTHY: dict[str, str] = {
     "reward_rewards": "Healthy: the two part, the chosen one above. Only the distance means something: where 0 lies "
     "was never learnt.",
     # Policies: PPO and GRPO.
-    "ppo_loss": "Says little: the objective is re-centred at every rollout, so it hovers around 0 whether or not the "
-    "model learns. Watch the reward.",
+    "ppo_loss": "Says little: the policy’s part is centred anew at every rollout and stays near 0 whether or not the "
+    "model learns; the rest is the critic’s. Watch the reward.",
     "grpo_loss": "Says nothing: the advantages of a group cancel, so it stays near 0 while the model learns. Watch "
     "the reward.",
     "reward": "Healthy: noisy, and rising. This is the curve to watch. A sudden leap deserves a look at the samples: "
     "the reward may have found a loophole.",
-    "success": "Healthy: rises and levels off, held-out questions along with those of the training.",
+    "success": "Healthy: rises and levels off. The held-out answers are the likeliest ones and not drawn, so they may "
+    "well stand above the others.",
     "kl": "Healthy: climbs slowly from 0 and stays below its target. It is the distance to the model of the start: "
     "too much of it, and the answers please the reward and nobody else.",
+    "dpo_kl": "Healthy: stays near 0. Below it, the chosen answers too have become less likely than the reference "
+    "made them; far above it, they are known by heart.",
     "entropy": "Healthy: sinks slowly. Near 0 every answer to a question is the same, nothing is tried any more, and "
     "nothing more can be learnt.",
     "length": "Healthy: wanders, or settles at what the task needs. Endless growth is padding that the reward pays "
@@ -65,8 +70,8 @@ HEALTHY: dict[str, str] = {
     "keeps up and the advantages are guesses.",
     "kl_coefficient": "Healthy: moves while the KL finds its target, then rests. A steady climb means that the KL "
     "will not be held: lower the rate.",
-    "calibration": "Healthy: points on the diagonal, within their bars: of the pairs it calls 80 % sure, 80 % are "
-    "right. Below the diagonal it is too sure of itself.",
+    "calibration": "Healthy: points on the diagonal, within their bars: of the pairs given 80 %, 80 % are so. A row of "
+    "points flatter than the diagonal is too sure of itself, a steeper one not sure enough.",
     "held_out": "Healthy: moves in the direction of the training, and does not turn back.",
 }
 

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from typing import Any
 
 PRETRAINING = ("corpus", "tokenizer", "base")
-ALIGNED = ("sft", "reward", "dpo", "ppo", "grpo", "distil")
+ALIGNED = ("sft", "reward", "dpo", "grpo", "ppo", "distil")
 TRAINED = ("base", *ALIGNED)
 ORDER = (*PRETRAINING, *ALIGNED, "int8", "report")
 RESULTS = {stage: f"{stage}/results.json" for stage in ORDER[:-1]} | {"corpus": "corpus/datasheet.json"}
@@ -26,8 +26,8 @@ def expected(recipe: Any, begun: Collection[str]) -> tuple[str, ...]:
 
     Returns:
         The stages that ``stages`` of the recipe names, when it does. Otherwise those that have a section, and
-        corpus, tokenizer, base and sft, which need none (only the ones with a section when the run starts from
-        another model). A section that is null is a stage left out. To these come the ones that have begun.
+        corpus, tokenizer, base and sft, which need none; a run that starts from another model has no pre-training,
+        whatever its sections say. A section that is null is a stage left out. To these come the ones that have begun.
     """
     sections: dict[Any, Any] = recipe if isinstance(recipe, dict) else {}
     named = sections.get("stages")
@@ -35,6 +35,8 @@ def expected(recipe: Any, begun: Collection[str]) -> tuple[str, ...]:
         wanted = {stage for stage in named if isinstance(stage, str)}
     else:
         wanted = {stage for stage in ORDER if isinstance(sections.get(stage), dict)}
-        if not isinstance(sections.get("start"), str):
+        if isinstance(sections.get("start"), str):
+            wanted -= set(PRETRAINING)
+        else:
             wanted |= {stage for stage in _ALWAYS if stage not in sections}
     return tuple(stage for stage in RESULTS if stage in wanted or stage in begun)

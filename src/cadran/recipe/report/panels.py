@@ -94,8 +94,16 @@ def _tiles(stage: str, result: Record) -> list[tuple[str, str, str]]:
     for name, title in _TILES:
         if changed := change(result, name):
             tiles.append(_changed(title, changed))
-    if (kl := number(result, "kl")) is not None:
+    reward = branch(result, "reward")
+    if (rewarded := number(reward, "accuracy")) is not None:
+        tiles.append(("Moved the right way", percent(rewarded), f"{_interval(reward)} by implicit reward".strip(" ,")))
+    chosen, rejected = number(result, "kl", "chosen"), number(result, "kl", "rejected")
+    if chosen is not None and rejected is not None:
+        tiles.append(("Chosen against reference", plain(chosen), f"nats per answer; rejected: {plain(rejected)}"))
+    elif (kl := number(result, "kl")) is not None:
         tiles.append(("KL to the reference", plain(kl), "nats per answer, on average"))
+    if (error := number(result, "calibration_error")) is not None:
+        tiles.append(("Calibration error", percent(error), "mean distance of foretold and observed"))
     if (steps := number(result, "steps")) is not None:
         tokens = number(result, "tokens")
         tiles.append(("Steps", count(steps), f"{count(tokens)} tokens" if tokens is not None else ""))

@@ -95,5 +95,5 @@ class DpoStage:
         else:
             base = load_model(context.run.stage("base"), torch.float32)
             results |= compare_stages(context, parent, model, base, accuracy | {"base": examined(base, None)})
-        write_json(context.folder / "results.json", results)
         write_finetuned(context, parent, model, results, adapter=section.adapter is not None)
+        write_json(context.folder / "results.json", results)

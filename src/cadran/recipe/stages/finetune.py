@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +11,27 @@ from cadran.align.arithmetic import sft_rows
 from cadran.align.data.read import read_rows
 from cadran.align.data.row import Conversation
 from cadran.align.data.shown import Example, shown_examples
-from cadran.align.sft_rows import encode_rows, split_rows
+from cadran.align.sft_rows import EncodedRows, encode_rows, split_rows
 from cadran.corpus.shards import TokenShard, write_shard
 from cadran.engine.engine import Engine
 from cadran.errors import UserError
 from cadran.evaluate.answer_loss import answer_loss
-from cadran.files import sha256_file, write_json, write_text
+from cadran.files import write_json, write_text
 from cadran.model.transformer import Transformer
+from cadran.recipe.alignment_sections import DistilSection
 from cadran.recipe.budget import training_plan
 from cadran.recipe.schema import Recipe, present
 from cadran.recipe.sections import SftSection
 from cadran.recipe.stage import StageContext
 from cadran.recipe.stages.pairs import REFUSED
-from cadran.recipe.stages.parent import Parent, parent_of, put_adapter, start_settings, write_finetuned
+from cadran.recipe.stages.parent import (
+    Parent,
+    content_of,
+    parent_of,
+    put_adapter,
+    start_settings,
+    write_finetuned,
+)
 from cadran.recipe.stages.training import minimise, write_lineage
 from cadran.train.loader import TokenLoader
 from cadran.train.machine import DTYPES
@@ -32,6 +42,23 @@ ROW = 512
 
 SHOWN = 6
 """Held-out questions whose answers are shown, before and after."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chats:
+    """Conversations of a user's, to learn from and held out.
+
+    Attributes:
+        learnt, examined: as tokens.
+        train, held_out: the same as shards.
+        refused: a sentence for each row that is in neither.
+    """
+
+    learnt: EncodedRows
+    examined: EncodedRows
+    train: TokenShard
+    held_out: TokenShard
+    refused: list[str]
 
 
 class FinetuneStage:
@@ -45,11 +72,7 @@ class FinetuneStage:
         """The section, the content of the rows and of the model that it begins with."""
         section = present(recipe.sft)
         settings = section.model_dump(mode="json", exclude={"checkpoint_seconds", "data"})
-        content: dict[str, str] = {}
-        if section.data is not None:
-            data = Path(section.data)
-            files = sorted(path for path in data.rglob("*") if path.is_file()) if data.is_dir() else [data]
-            content = {file.name: sha256_file(file) for file in files if file.is_file()}
+        content = data_content(section.data)
         sums = None if recipe.arithmetic is None else recipe.arithmetic.model_dump(mode="json")
         about = {"sft": settings, "files": content, "arithmetic": sums, "seed": recipe.seed, "threads": recipe.threads}
         return about | start_settings(recipe)
@@ -59,42 +82,31 @@ class FinetuneStage:
         recipe, section = context.recipe, present(context.recipe.sft)
         parent = parent_of(context, None)
         model, dtype = parent.model(), DTYPES[section.precision or "fp32"]
-        rows, refused = _rows(context, section)
-        split = split_rows(rows, section.held_out, recipe.seed)
-        train = encode_rows(split.train, parent.renderer, model.config.context)
-        held_out = encode_rows(split.held_out[: section.held_out_rows], parent.renderer, model.config.context)
-        refused += [*train.refused, *held_out.refused]
-        shards = {}
-        for name, some, use in (("train", train, "learn from"), ("held_out", held_out, "hold out")):
-            if not some.documents:
-                why = f": {refused[0]}" if refused else ""
-                raise UserError(f"no row is left to {use}{why}; give more rows, or another sft.held_out")
-            shards[name] = write_shard(context.folder / name, some.documents, parent.tokenizer.vocabulary_size)
-        _tell(context, split.said, train.shortened, refused)
-        shown = shown_examples(train.documents, [row.source for row in train.rows], parent.tokenizer)
+        chats = gather_chats(context, section, parent, model.config.context)
+        learnt, train, held_out, refused = chats.learnt, chats.train, chats.held_out, chats.refused
+        shown = shown_examples(learnt.documents, [row.source for row in learnt.rows], parent.tokenizer)
         context.record({"kind": "examples", "examples": [_written(example) for example in shown]})
-        length = _row_length(shards.values(), model.config.context)
-        before = answer_loss(model, shards["held_out"], length, pad=parent.pad, dtype=dtype)
+        length = row_length((train, held_out), model.config.context)
+        before = answer_loss(model, held_out, length, pad=parent.pad, dtype=dtype)
         context.record({"kind": "notice", "text": f"held-out loss {before:.3f} nats a token before"})
         if section.adapter is not None:
             put_adapter(model, section.adapter, recipe.seed, parent.name)
-        loader = TokenLoader(shards["train"], length, section.rows, recipe.seed, split=False, pad=parent.pad)
-        steps = _steps(section, loader)
+        loader = TokenLoader(train, length, section.rows, recipe.seed, split=False, pad=parent.pad)
+        steps = steps_of(section, loader)
         plan = training_plan(section, steps, max(1, -(-steps // 5)), micro_rows=section.micro_rows or section.rows)
         objective = NextToken(model, loader, plan.micro_rows, dtype)
         model.train()  # an adapter may drop some of its input
 
         def observe(step: int) -> None:
-            loss = answer_loss(model, shards["held_out"], length, pad=parent.pad, dtype=dtype)
+            loss = answer_loss(model, held_out, length, pad=parent.pad, dtype=dtype)
             context.record({"kind": "examination", "step": step, "figures": {"held_out_loss": loss}})
 
         tokens = minimise(context, plan, model, objective, observe)
         results: dict[str, Any] = {
-            "rows": {"train": shards["train"].documents, "held_out": shards["held_out"].documents}
-            | {"refused": len(refused)},
+            "rows": {"train": train.documents, "held_out": held_out.documents} | {"refused": len(refused)},
             "refused": refused[:20],
             "examples": [_written(example) for example in shown],
-            "supervised_tokens": _supervised(shards["train"]),
+            "supervised_tokens": _supervised(train),
             "steps": steps,
             "tokens": tokens,
             "epochs": steps * section.rows / loader.rows_in_epoch(),
@@ -102,23 +114,55 @@ class FinetuneStage:
             "flops": model.config.training_flops_per_token() * tokens,
         }
         written = write_finetuned(context, parent, model.eval(), results, adapter=section.adapter is not None)
-        after = answer_loss(written, shards["held_out"], length, pad=parent.pad, dtype=dtype)
+        after = answer_loss(written, held_out, length, pad=parent.pad, dtype=dtype)
         results |= {"held_out_loss": {"before": before, "after": after}}
-        results |= {"samples": _samples(context, parent, written, held_out.rows)}
+        results |= {"samples": asked_answers(context, parent, written, chats.examined.rows)}
         write_json(context.folder / "results.json", results)
         write_lineage(context, results)
 
 
-def _rows(context: StageContext, section: SftSection) -> tuple[list[Conversation], list[str]]:
+def data_content(data: str | None) -> dict[str, str]:
+    """Hash of a file of rows, or of each file in a folder, by name: what a stage depends on besides its settings."""
+    return {} if data is None else content_of(Path(data))
+
+
+def gather_chats(context: StageContext, section: SftSection | DistilSection, parent: Parent, longest: int) -> Chats:
+    """A user's conversations as shards in the stage's folder; what is refused is named and never learnt.
+
+    Args:
+        context: of the stage.
+        section: its section.
+        parent: whose renderer writes them.
+        longest: most tokens of a conversation.
+
+    Raises:
+        UserError: no row is left to learn from, or to hold out.
+    """
+    rows, refused = _rows(context, section.data)
+    split = split_rows(rows, section.held_out, context.recipe.seed)
+    train = encode_rows(split.train, parent.renderer, longest)
+    held_out = encode_rows(split.held_out[: section.held_out_rows], parent.renderer, longest)
+    refused += [*train.refused, *held_out.refused]
+    shards = {}
+    for name, some, use in (("train", train, "learn from"), ("held_out", held_out, "hold out")):
+        if not some.documents:
+            why = f" ({refused[0].rstrip('.')})" if refused else ""
+            raise UserError(f"no row is left to {use}{why}; give more rows, or another {context.name}.held_out")
+        shards[name] = write_shard(context.folder / name, some.documents, parent.tokenizer.vocabulary_size)
+    _tell(context, split.said, train.shortened, refused)
+    return Chats(train, held_out, shards["train"], shards["held_out"], refused)
+
+
+def _rows(context: StageContext, data: str | None) -> tuple[list[Conversation], list[str]]:
     """Conversations to learn from, and a sentence for each row that is none."""
     sums, seed = context.recipe.arithmetic, context.recipe.seed
-    if section.data is not None:
-        found = read_rows(Path(section.data), "chat")
+    if data is not None:
+        found = read_rows(Path(data), "chat")
         for sentence in found.described():
             context.record({"kind": "notice", "text": sentence})
         return found.chats, list(found.refused)
     if sums is None:
-        raise UserError("the recipe says nothing of what to learn; name a file with sft.data=FILE")
+        raise UserError(f"the recipe says nothing of what to learn; name a file with {context.name}.data=FILE")
     made = sft_rows(sums.count, seed, operands=sums.operands, largest=sums.largest, operations=sums.operations)
     return [Conversation([dict(m) for m in row.messages], None, row.language, row.source) for row in made], []
 
@@ -137,17 +181,19 @@ def _tell(context: StageContext, said: str, shortened: Sequence[str], refused: S
 
 def _written(example: Example) -> dict[str, Any]:
     """An example for the log and the report."""
-    pieces = [{"text": piece.text, "supervised": piece.learnt} for piece in example.pieces]
-    return {"heading": example.heading, "tokens": pieces}
+    runs = groupby(example.pieces, key=lambda piece: piece.learnt)
+    texts = [{"text": "".join(piece.text for piece in run), "supervised": learnt} for learnt, run in runs]
+    return {"heading": example.heading, "tokens": texts}
 
 
-def _row_length(shards: Any, context: int) -> int:
+def row_length(shards: Sequence[TokenShard], context: int) -> int:
     """Tokens of a packed row: the longest example, and ``ROW`` where all are shorter."""
     longest = max(int((shard.offsets[1:] - shard.offsets[:-1]).max()) - 1 for shard in shards)
     return min(context, max(ROW, longest))
 
 
-def _steps(section: SftSection, loader: TokenLoader) -> int:
+def steps_of(section: SftSection | DistilSection, loader: TokenLoader) -> int:
+    """Optimizer steps: as many as the tokens ask for, else the epochs."""
     if section.tokens is not None:
         return max(1, math.ceil(section.tokens / (section.rows * loader.context)))
     return max(1, math.ceil(section.epochs * loader.rows_in_epoch() / section.rows))
@@ -157,7 +203,7 @@ def _supervised(shard: TokenShard) -> int:
     return 0 if shard.supervised is None else int(shard.supervised.sum())
 
 
-def _samples(
+def asked_answers(
     context: StageContext, parent: Parent, model: Transformer, rows: Sequence[Conversation]
 ) -> list[dict[str, Any]]:
     """Answers to held-out questions by the model before and after."""

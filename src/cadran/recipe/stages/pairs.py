@@ -12,11 +12,11 @@ from cadran.align.preference import EncodedPairs, PreferencePair, encode_pairs, 
 from cadran.align.ratings import RATINGS, read_ratings
 from cadran.corpus.document import read_documents
 from cadran.errors import UserError
-from cadran.files import sha256_file, write_text
-from cadran.recipe.alignment_sections import PairSection
+from cadran.files import write_text
+from cadran.recipe.alignment_sections import KtoSection, PairSection
 from cadran.recipe.schema import Recipe, present
 from cadran.recipe.stage import StageContext
-from cadran.recipe.stages.parent import Parent
+from cadran.recipe.stages.parent import Parent, content_of
 
 REFUSED = "refused.txt"
 """File in a stage's folder: a line for each row that was left out, and why."""
@@ -52,12 +52,11 @@ class Pairs:
         return [pair.kind for pair in self.held_out.pairs]
 
 
-def pair_settings(recipe: Recipe, section: PairSection, run: Path) -> dict[str, Any]:
+def pair_settings(recipe: Recipe, section: PairSection | KtoSection, run: Path) -> dict[str, Any]:
     """What a stage of pairs depends on besides its parent: its section and the content of the files it reads."""
-    files = [Path(section.data)] if section.data else []
+    content = content_of(Path(section.data)) if section.data else {}
     if section.ratings:
-        files.append(run / RATINGS)
-    content = {file.name: sha256_file(file) for file in files if file.is_file()}
+        content |= content_of(run / RATINGS)
     settings = section.model_dump(mode="json", exclude={"checkpoint_seconds", "data"})
     return {"section": settings, "files": content, "seed": recipe.seed, "threads": recipe.threads}
 
@@ -75,18 +74,7 @@ def gather_pairs(context: StageContext, section: PairSection, parent: Parent, co
         UserError: there is no pair to learn from, or none to hold out.
     """
     recipe, refused = context.recipe, list[str]()
-    train, held_out = list[PreferencePair](), list[PreferencePair]()
-    if recipe.corpus is not None:
-        documents = list(read_documents(context.run.stage("corpus") / "documents.jsonl"))
-        characters = present(recipe.sft).article_characters
-        sides = ((train, "train", section.planted), (held_out, "validation", section.held_out_pairs))
-        for kept, split, count in sides:
-            chosen = (document for document, side in documents if side == split)
-            kept += planted_pairs(chosen, recipe.seed, characters, count=count)
-        # Small talk knows few questions: by prompt, so that none of those held out is learnt.
-        talk = planted_pairs((), recipe.seed, characters, small_talk=section.small_talk)
-        for kept, some in zip((train, held_out), split_pairs(talk, section.held_out, recipe.seed), strict=True):
-            kept += some
+    train, held_out = planted_sides(context, section, section.held_out_pairs)
     given = list[PreferencePair]()
     if section.data is not None:
         rows = read_rows(Path(section.data), "preference")
@@ -99,10 +87,10 @@ def gather_pairs(context: StageContext, section: PairSection, parent: Parent, co
         refused += rated.refused
         context.record({"kind": "notice", "text": f"{len(rated.pairs)} choices of {RATINGS} are learnt from too"})
         train += rated.pairs  # people's own choices are too few to hold any out
-        asked = {prompt_key(pair.messages) for pair in rated.pairs}
-        held_out = [pair for pair in held_out if prompt_key(pair.messages) not in asked]
     for kept, some in zip((train, held_out), split_pairs(given, section.held_out, recipe.seed), strict=True):
         kept += some
+    learnt_from = {prompt_key(pair.messages) for pair in train}
+    held_out = [pair for pair in held_out if prompt_key(pair.messages) not in learnt_from]
     encoded = [encode_pairs(pairs, parent.renderer, context_length) for pairs in (train, held_out)]
     refused += [sentence for found in encoded for sentence in found.refused]
     if refused:
@@ -119,13 +107,39 @@ def gather_pairs(context: StageContext, section: PairSection, parent: Parent, co
     return Pairs(learnt, examined, counts)
 
 
-def pair_steps(section: PairSection, items: Sequence[Prompted]) -> int:
+def planted_sides(
+    context: StageContext, section: PairSection | KtoSection, most: int
+) -> tuple[list[PreferencePair], list[PreferencePair]]:
+    """Pairs with a ground truth to learn from and held out, of the corpus and of small talk; none without a corpus.
+
+    Args:
+        context: of the stage.
+        section: its section.
+        most: pairs held out from the articles.
+    """
+    recipe, train, held_out = context.recipe, list[PreferencePair](), list[PreferencePair]()
+    if recipe.corpus is None:
+        return train, held_out
+    documents = list(read_documents(context.run.stage("corpus") / "documents.jsonl"))
+    characters = present(recipe.sft).article_characters
+    for kept, split, count in ((train, "train", section.planted), (held_out, "validation", most)):
+        chosen = (document for document, side in documents if side == split)
+        kept += planted_pairs(chosen, recipe.seed, characters, count=count)
+    # Small talk knows few questions: by prompt, so that none of those held out is learnt.
+    talk = planted_pairs((), recipe.seed, characters, small_talk=section.small_talk)
+    for kept, some in zip((train, held_out), split_pairs(talk, section.held_out, recipe.seed), strict=True):
+        kept += some
+    return train, held_out
+
+
+def pair_steps(section: PairSection | KtoSection, items: Sequence[Prompted]) -> int:
     """Optimizer steps: as many as the epochs ask for, and no more than the tokens allow."""
-    steps = max(1, round(section.epochs * len(items) / section.pairs))
+    rows = section.pairs if isinstance(section, PairSection) else section.rows
+    steps = max(1, round(section.epochs * len(items) / rows))
     if section.tokens is None:
         return steps
     each = sum(len(item.prompt) + sum(map(len, item.answers)) for item in items) / len(items)
-    return max(1, min(steps, round(section.tokens / (each * section.pairs))))
+    return max(1, min(steps, round(section.tokens / (each * rows))))
 
 
 def _evenly(encoded: EncodedPairs, most: int) -> EncodedPairs:

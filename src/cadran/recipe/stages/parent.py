@@ -19,7 +19,7 @@ from cadran.model.lora import LoraConfig, add_adapter, merge
 from cadran.model.lora_files import load_adapter, save_adapter
 from cadran.model.transformer import Transformer
 from cadran.model.weight_files import weight_files
-from cadran.recipe.run import find_model
+from cadran.recipe.run import MARKER, find_model
 from cadran.recipe.schema import Recipe
 from cadran.recipe.sections import AdapterSection
 from cadran.recipe.stage import StageContext
@@ -28,6 +28,13 @@ from cadran.tokenizer.tokenizer import Tokenizer
 
 ADAPTER = "adapter"
 """Folder of the adapter within that of a stage; beside it lies the model it was merged into."""
+
+
+_READ = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+"""Files beside the weights on which training depends."""
+
+_OF_THE_PARENT = (MARKER, "results.json")
+"""Files beside a model of a run that say something of its own stage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +83,22 @@ def parent_of(context: StageContext, stage: str | None) -> Parent:
 
 def start_settings(recipe: Recipe) -> dict[str, Any]:
     """What a stage's result depends on when it goes on from the recipe's ``start``: the content of that model."""
-    path = find_model(str(recipe.start))
-    files = [path] if path.is_file() else [path / "config.json", path / "tokenizer.json", *weight_files(path)]
-    return {"start": {file.name: sha256_file(file) for file in files if file.is_file()}}
+    return {"start": model_content(find_model(str(recipe.start)))}
+
+
+def model_content(path: Path) -> dict[str, str]:
+    """SHA-256 of the files of a model on which what it says depends, by name."""
+    files = [path] if path.is_file() else [*(path / name for name in _READ), *weight_files(path)]
+    return {file.name: sha256_file(file) for file in files if file.is_file()}
+
+
+def content_of(path: Path) -> dict[str, str]:
+    """SHA-256 of a file of the user's, or of each in a folder and below it, by name; nothing where there is none."""
+    if not path.is_dir():
+        return {path.name: sha256_file(path)} if path.is_file() else {}
+    named = {file.relative_to(path): file for file in sorted(path.rglob("*")) if file.is_file()}
+    shown = {name: file for name, file in named.items() if not any(part.startswith(".") for part in name.parts)}
+    return {name.as_posix(): sha256_file(file) for name, file in shown.items()}
 
 
 def put_adapter(model: Transformer, section: AdapterSection, seed: int, base: str) -> None:
@@ -129,6 +149,8 @@ def write_finetuned(
     header = read_header(parent.path)
     with ExitStack() as stack:
         write_small_files(parent.path, context.folder, header, stack)
+    for name in _OF_THE_PARENT:
+        (context.folder / name).unlink(missing_ok=True)
     weights = dict(stored_weights(model, FAMILIES[model.config.family]))
     write_shards(context.folder, list(weights), weights.items())
     write_json(context.folder / "config.json", header.config | {"torch_dtype": "float32"})

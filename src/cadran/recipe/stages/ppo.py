@@ -4,27 +4,23 @@ from typing import Any
 
 from cadran.align.actor_critic import ActorCritic
 from cadran.align.graders import by_functions, by_model
-from cadran.align.kl_control import KlControl, adapter_off, frozen
+from cadran.align.kl_control import KlControl
 from cadran.align.ppo import PpoConfig, PpoObjective
 from cadran.align.prompt_loader import PromptLoader
 from cadran.align.reward_model import RewardModel
 from cadran.align.rollout import decoder
-from cadran.files import write_json
-from cadran.recipe.budget import training_plan
 from cadran.recipe.schema import Recipe, present
 from cadran.recipe.stage import StageContext
-from cadran.recipe.stages.parent import parent_of, put_adapter, start_settings, write_finetuned
+from cadran.recipe.stages.parent import start_settings
 from cadran.recipe.stages.rollouts import (
-    examine_greedily,
     params_of,
-    prompts_of,
+    practise,
+    prepare,
+    reference_of,
     rewards_of,
     rollout_settings,
-    shown_samples,
     source_of,
 )
-from cadran.recipe.stages.training import minimise
-from cadran.train.machine import DTYPES
 
 
 class PpoStage:
@@ -49,22 +45,14 @@ class PpoStage:
     def run(self, context: StageContext) -> None:
         """Write the model and results.json."""
         section, seed = present(context.recipe.ppo), context.recipe.seed
-        parent = parent_of(context, self.parent)
-        model, dtype = parent.model(), DTYPES[section.precision or "fp32"]
-        prompts, held_out = prompts_of(context, section, parent, model.config.context)
-        before = examine_greedily(model, held_out, section, parent)
-        if section.adapter is not None:
-            put_adapter(model, section.adapter, seed, parent.name)
-            reference = adapter_off(model, dtype)
-        else:
-            reference = frozen(parent.model(), dtype)
+        practice = prepare(context, section, self.parent)
         if "reward" in self.needs and not section.rewards:
             judge = RewardModel.load(context.run.stage("reward"))
-            grader = by_model(judge, parent.pad, micro=section.micro, dtype=dtype)
+            grader = by_model(judge, practice.parent.pad, micro=section.micro, dtype=practice.dtype)
         else:
             grader = by_functions(rewards_of(section))
         config = PpoConfig(
-            rollout=params_of(section, parent),
+            rollout=params_of(section, practice.parent),
             answers=section.answers,
             epochs=section.epochs,
             minibatches=section.minibatches,
@@ -76,33 +64,18 @@ class PpoStage:
             gamma=section.gamma,
             lam=section.gae_lambda,
             unended_penalty=section.unended_penalty,
-            dtype=dtype,
+            dtype=practice.dtype,
         )
-        both = ActorCritic(model)
+        trained = ActorCritic(practice.model)
         objective = PpoObjective(
-            both, source_of(section, model), PromptLoader(prompts, section.prompts, seed), grader,
-            decoder(parent.tokenizer), config, control=KlControl(section.kl, section.kl_target), reference=reference,
+            trained,
+            source_of(section, practice.model),
+            PromptLoader(practice.prompts, section.prompts, seed),
+            grader,
+            decoder(practice.parent.tokenizer),
+            config,
+            control=KlControl(section.kl, section.kl_target),
+            reference=reference_of(practice),
             seed=seed,
-        )  # fmt: skip
-
-        def observe(step: int) -> None:
-            found = examine_greedily(model, held_out, section, parent)
-            figures = {"success": found.success, "reward": found.reward}
-            context.record({"kind": "examination", "step": step, "figures": figures})
-
-        steps = section.iterations * objective.period
-        plan = training_plan(section, steps, max(1, -(-steps // section.examinations)))
-        tokens = minimise(context, plan, both, objective, observe)
-        after = examine_greedily(model, held_out, section, parent)
-        results: dict[str, Any] = {
-            "prompts": {"train": len(prompts), "held_out": len(held_out)},
-            "success": {"before": before.success, "after": after.success},
-            "reward": {"before": before.reward, "after": after.reward},
-            "samples": shown_samples(held_out, before.answers, after.answers),
-            "steps": steps,
-            "tokens": tokens,
-            "flops": model.config.training_flops_per_token() * tokens,
-            "precision": plan.precision,
-        }
-        write_json(context.folder / "results.json", results)
-        write_finetuned(context, parent, model, results, adapter=section.adapter is not None)
+        )
+        practise(context, section, practice, trained, objective)

@@ -1,13 +1,17 @@
-"""What the stages of reinforcement learning share: prompts, rewards, and how well greedy answers do."""
+"""What the stages of reinforcement learning share: a policy, prompts, rewards, and how well greedy answers do."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from cadran.align.arithmetic import arithmetic_rows
 from cadran.align.data.read import read_rows
 from cadran.align.data.row import Verifiable
+from cadran.align.kl_control import TokenReference, adapter_off, frozen
 from cadran.align.prompt_loader import RolloutPrompt
 from cadran.align.rendering import rendered
 from cadran.align.rewards.catalogue import parse_rewards
@@ -16,12 +20,17 @@ from cadran.align.rollout import RolloutParams, decoder, sample_rollouts
 from cadran.align.rollout_engine import NativeRollouts, RolloutSource, TorchRollouts
 from cadran.align.sft_rows import split_rows
 from cadran.errors import UserError
-from cadran.files import sha256_file
+from cadran.files import write_json
+from cadran.model.lora import active_adapter
 from cadran.model.transformer import Transformer
 from cadran.recipe.alignment_sections import RolloutSection
+from cadran.recipe.budget import training_plan
 from cadran.recipe.schema import Recipe
 from cadran.recipe.stage import StageContext
-from cadran.recipe.stages.parent import Parent
+from cadran.recipe.stages.parent import Parent, content_of, parent_of, put_adapter, write_finetuned
+from cadran.recipe.stages.training import minimise
+from cadran.train.machine import DTYPES
+from cadran.train.objective import Objective
 
 SHOWN = 8
 """Held-out questions whose answers are shown, before and after."""
@@ -45,16 +54,100 @@ class Examination:
     answers: list[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Practice:
+    """A policy, what it is asked, and what it answered before it was trained.
+
+    Attributes:
+        parent: whence it comes.
+        model: the policy, with its adapter.
+        prompts, held_out: to learn from, and not.
+        before: its examination before the training.
+        dtype: of the matrix products.
+    """
+
+    parent: Parent
+    model: Transformer
+    prompts: list[RolloutPrompt]
+    held_out: list[RolloutPrompt]
+    before: Examination
+    dtype: torch.dtype
+
+
+def prepare(context: StageContext, section: RolloutSection, stage: str | None) -> Practice:
+    """Open the policy of a stage, find its prompts, and let it answer the held-out ones.
+
+    Args:
+        context: of the stage.
+        section: its section.
+        stage: the one before it; None means what the recipe starts with.
+
+    Raises:
+        UserError: there is no model, or nothing to ask it.
+    """
+    parent = parent_of(context, stage)
+    model, dtype = parent.model(), DTYPES[section.precision or "fp32"]
+    prompts, held_out = prompts_of(context, section, parent, model.config.context)
+    before = examine_greedily(model, held_out, section, parent)
+    if section.adapter is not None:
+        put_adapter(model, section.adapter, context.recipe.seed, parent.name)
+    return Practice(parent, model, prompts, held_out, before, dtype)
+
+
+def reference_of(practice: Practice) -> TokenReference:
+    """What the policy was before its training: itself without its adapter, or a second copy."""
+    if active_adapter(practice.model) is not None:
+        return adapter_off(practice.model, practice.dtype)
+    return frozen(practice.parent.model(), practice.dtype)
+
+
+def practise(
+    context: StageContext, section: RolloutSection, practice: Practice, trained: nn.Module, objective: Objective
+) -> None:
+    """Train a policy, examine it along the way, and write it with its results.
+
+    Args:
+        context: of the stage.
+        section: its section.
+        practice: the policy.
+        trained: the policy, or what it is a part of.
+        objective: what draws, grades and learns.
+    """
+    model, held_out, parent, before = practice.model, practice.held_out, practice.parent, practice.before
+
+    def observe(step: int) -> None:
+        found = examine_greedily(model, held_out, section, parent)
+        figures = {"success": found.success, "reward": found.reward}
+        context.record({"kind": "examination", "step": step, "figures": figures})
+
+    steps = section.iterations * objective.period
+    plan = training_plan(section, steps, max(1, -(-steps // section.examinations)))
+    tokens = minimise(context, plan, trained, objective, observe)
+    after = examine_greedily(model, held_out, section, parent)
+    results: dict[str, Any] = {
+        "prompts": {"train": len(practice.prompts), "held_out": len(held_out)},
+        "success": {"before": before.success, "after": after.success},
+        "reward": {"before": before.reward, "after": after.reward},
+        "samples": _samples(held_out, before.answers, after.answers),
+        "steps": steps,
+        "tokens": tokens,
+        "flops": model.config.training_flops_per_token() * tokens,
+        "precision": plan.precision,
+    }
+    write_finetuned(context, parent, model, results, adapter=section.adapter is not None)
+    write_json(context.folder / "results.json", results)
+
+
 def rollout_settings(recipe: Recipe, section: RolloutSection) -> dict[str, Any]:
     """What a stage of rollouts depends on besides its parent."""
     settings = section.model_dump(mode="json", exclude={"checkpoint_seconds", "data"})
-    files = {} if section.data is None else {Path(section.data).name: _content(Path(section.data))}
+    files = {} if section.data is None else content_of(Path(section.data))
+    for entry in section.rewards:  # a user's own function is one more file that the result depends on
+        options = entry.get("python")
+        if isinstance(options, dict) and isinstance(options.get("function"), str):
+            files |= content_of(Path(options["function"].rpartition(":")[0]))
     sums = None if recipe.arithmetic is None else recipe.arithmetic.model_dump(mode="json")
     return {"section": settings, "files": files, "sums": sums, "seed": recipe.seed, "threads": recipe.threads}
-
-
-def _content(path: Path) -> str:
-    return sha256_file(path) if path.is_file() else "folder or absent"
 
 
 def rewards_of(section: RolloutSection) -> list[Weighted]:
@@ -132,9 +225,7 @@ def examine_greedily(
     return Examination(right / len(rollouts), float(sum(totals)) / len(rollouts), [r.text for r in rollouts])
 
 
-def shown_samples(
-    prompts: Sequence[RolloutPrompt], before: Sequence[str], after: Sequence[str]
-) -> list[dict[str, Any]]:
+def _samples(prompts: Sequence[RolloutPrompt], before: Sequence[str], after: Sequence[str]) -> list[dict[str, Any]]:
     """Answers before and after, side by side."""
     return [
         {

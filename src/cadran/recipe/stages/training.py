@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
 from cadran import __version__
@@ -124,6 +125,8 @@ def minimise(
             )
         context.record(event)
 
+    # What an adapter drops is drawn from torch's own generator; a checkpoint brings it back to where it was.
+    torch.manual_seed(context.recipe.seed)
     trainer = Trainer(model, objective, plan, context.folder / CHECKPOINTS, {"key": context.key}, record, observe)
     trainer.run()
     return trainer.tokens

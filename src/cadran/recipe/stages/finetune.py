@@ -3,14 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from cadran.align.arithmetic import sft_rows
 from cadran.align.data.read import read_rows
 from cadran.align.data.row import Conversation
-from cadran.align.data.shown import Example, shown_examples
 from cadran.align.sft_rows import EncodedRows, encode_rows, split_rows
 from cadran.corpus.shards import TokenShard, write_shard
 from cadran.engine.engine import Engine
@@ -23,6 +21,7 @@ from cadran.recipe.budget import training_plan
 from cadran.recipe.schema import Recipe, present
 from cadran.recipe.sections import SftSection
 from cadran.recipe.stage import StageContext
+from cadran.recipe.stages.examples import examples
 from cadran.recipe.stages.pairs import REFUSED
 from cadran.recipe.stages.parent import (
     Parent,
@@ -84,8 +83,8 @@ class FinetuneStage:
         model, dtype = parent.model(), DTYPES[section.precision or "fp32"]
         chats = gather_chats(context, section, parent, model.config.context)
         learnt, train, held_out, refused = chats.learnt, chats.train, chats.held_out, chats.refused
-        shown = shown_examples(learnt.documents, [row.source for row in learnt.rows], parent.tokenizer)
-        context.record({"kind": "examples", "examples": [_written(example) for example in shown]})
+        shown = examples(learnt.documents, [row.source for row in learnt.rows], parent.tokenizer)
+        context.record({"kind": "examples", "examples": shown})
         length = row_length((train, held_out), model.config.context)
         before = answer_loss(model, held_out, length, pad=parent.pad, dtype=dtype)
         context.record({"kind": "notice", "text": f"held-out loss {before:.3f} nats a token before"})
@@ -105,8 +104,9 @@ class FinetuneStage:
         results: dict[str, Any] = {
             "rows": {"train": train.documents, "held_out": held_out.documents} | {"refused": len(refused)},
             "refused": refused[:20],
-            "examples": [_written(example) for example in shown],
+            "examples": shown,
             "supervised_tokens": _supervised(train),
+            "parameters": model.config.parameters,
             "steps": steps,
             "tokens": tokens,
             "epochs": steps * section.rows / loader.rows_in_epoch(),
@@ -177,13 +177,6 @@ def _tell(context: StageContext, said: str, shortened: Sequence[str], refused: S
         write_text(context.folder / REFUSED, "".join(f"{sentence}\n" for sentence in refused))
         text = f"{len(refused)} rows are left out, the first because: {refused[0]} (all in {context.name}/{REFUSED})"
         context.record({"kind": "notice", "text": text})
-
-
-def _written(example: Example) -> dict[str, Any]:
-    """An example for the log and the report."""
-    runs = groupby(example.pieces, key=lambda piece: piece.learnt)
-    texts = [{"text": "".join(piece.text for piece in run), "supervised": learnt} for learnt, run in runs]
-    return {"heading": example.heading, "tokens": texts}
 
 
 def row_length(shards: Sequence[TokenShard], context: int) -> int:

@@ -16,6 +16,7 @@ from cadran.model.checkpoint import load_model
 from cadran.recipe.schema import Recipe, present
 from cadran.recipe.stage import StageContext
 from cadran.recipe.stages.examination import examine
+from cadran.recipe.stages.examples import shard_examples
 from cadran.recipe.stages.training import train, write_model
 from cadran.tokenizer.renderer import ChatRenderer
 from cadran.tokenizer.tokenizer import Tokenizer
@@ -48,11 +49,14 @@ class SftStage:
         if refused := counts.pop("refused", 0):
             text = f"{refused} rows are longer than the context, or hold no whole answer, and were left out"
             context.record({"kind": "notice", "text": text})
+        shown = shard_examples(shard, tokenizer)
+        context.record({"kind": "examples", "examples": shown})
         results = train(
             context, section, model, shard, tokenizer.pad, split=False, evaluations=1, observe=lambda step: None
         )
         supervised = int(shard.supervised.sum()) if shard.supervised is not None else 0
         results |= {"rows": {"train": dict(sorted(counts.items()))}, "supervised_tokens": supervised}
+        results |= {"examples": shown}
         held_out = [d for d, split in documents if split == "validation" and "messages" not in d.meta]
         with Engine(model.eval(), tokenizer, renderer) as engine:
             results |= examine(engine, held_out, context)

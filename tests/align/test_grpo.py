@@ -17,7 +17,7 @@ from cadran.align.graders import Grader
 from cadran.align.grpo import GrpoConfig, GrpoObjective
 from cadran.align.kl_control import TokenReference, adapter_off, frozen
 from cadran.align.prompt_loader import PromptLoader
-from cadran.align.rewards.reward import Graded
+from cadran.align.rewards.reward import Graded, Grades
 from cadran.align.rollout_engine import RolloutSource, TorchRollouts, open_rollouts
 from cadran.engine.native import library
 from cadran.errors import UserError
@@ -199,6 +199,27 @@ def test_groups_without_a_difference_teach_nothing_and_are_counted() -> None:
     assert (dropped[1][name] - scale * whole[1][name]).abs().max() < 1e-6, "and gave no gradient before"
 
 
+def test_a_training_goes_on_through_rounds_that_teach_nothing(tmp_path: Path) -> None:
+    model = policy()
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    config = replace(CONFIG, drop_zero_variance=True, epochs=2)
+    events: list[dict[str, Any]] = []
+    objective = objective_of(model, config, grader=graded_by(lambda graded: 0.5))
+    Trainer(model, objective, PLAN, tmp_path, {}, events.append).run()
+    assert [event["zero_variance_share"] for event in events if event["kind"] == "step"] == [1.0] * 8
+    assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
+
+
+def test_success_may_be_decided_by_one_of_the_rewards() -> None:
+    def grader(graded: Any, items: Any) -> Grades:
+        right = torch.tensor([float(one.ended) for one in graded])
+        return Grades(right + 5, {"right": right, "polite": torch.full_like(right, 5)})
+
+    figures = objective_of(policy(), replace(CONFIG, success_reward="right"), grader=grader).gradients(0).figures
+    assert figures["success"] == figures["reward_right"] == pytest.approx(1 - figures["truncated_share"])
+    assert objective_of(policy(), CONFIG, grader=grader).gradients(0).figures["success"] == 1
+
+
 def test_cut_answers_can_be_left_out() -> None:
     planted = graded_by(lambda graded: float(graded.ended))
     objective = objective_of(policy(), replace(CONFIG, mask_truncated=True), grader=planted)
@@ -320,10 +341,10 @@ def ends_even(graded: Graded) -> float:
 def test_it_learns_to_be_right_at_least_twice_as_often(tmp_path: Path, seed: int) -> None:
     model = policy(seed)
     events: list[dict[str, Any]] = []
-    config = replace(CONFIG, answers=8, epochs=2)
+    config = replace(CONFIG, answers=8, epochs=2, micro=6)
     objective = objective_of(model, config, grader=graded_by(ends_even), seed=seed)
-    plan = replace(PLAN, steps=60, schedule=Schedule(60, decay=0.0), checkpoint_seconds=600)
+    plan = replace(PLAN, steps=40, schedule=Schedule(40, decay=0.0), checkpoint_seconds=600)
     Trainer(model, objective, plan, tmp_path, {}, events.append).run()
     success = [event["success"] for event in events if event["kind"] == "step"]
-    before, after = sum(success[:10]) / 10, sum(success[-10:]) / 10
+    before, after = sum(success[:6]) / 6, sum(success[-6:]) / 6
     assert after >= 2 * before and after > 0.5, (before, after)

@@ -26,11 +26,11 @@ from tiny_assistants import (
 )
 
 from cadran.align.branches import pack_for
-from cadran.align.preference import PreferencePair, encode_pairs, prompt_key, split_pairs
+from cadran.align.preference import PreferencePair, encode_pairs, prompt_key
 from cadran.align.ratings import append_rating
 from cadran.align.reward_model import RewardModel
 from cadran.engine.loading import open_tokenizer
-from cadran.recipe.stages import dpo
+from cadran.recipe.stages import comparison, dpo
 
 QUICK: dict[str, Any] = {
     "precision": "fp32", "pairs": 8, "micro": 4, "examinations": 1, "held_out": 0.2, "held_out_pairs": 12,
@@ -46,6 +46,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_rows(tmp_path_factory.mktemp("data") / "préférences.jsonl", preference_rows(80))
+
+
+@pytest.fixture(autouse=True)
+def few_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An untrained model never stops: two questions are enough."""
+    monkeypatch.setattr(comparison, "SHOWN", 2)
 
 
 def recipe(path: Path, model: Path, **sections: Any) -> Path:
@@ -104,13 +110,14 @@ def test_a_reward_model_puts_held_out_pairs_in_order_and_is_normalised(model: Pa
     asked = [{"role": "user", "content": "Que vois-tu là, n° 500 ?"}]
     pairs = [PreferencePair(asked, chosen, rejected) for chosen, rejected in (("vert", "poire"), ("noir", "melon"))]
     with torch.no_grad():
-        rewards = judge.rewards(pack_for(judge, encode_pairs(pairs, renderer, 256).prompted, 0)).view(2, 2)
+        rewards = judge.rewards(pack_for(judge.transformer, encode_pairs(pairs, renderer, 256).prompted, 0)).view(2, 2)
     assert bool((rewards[:, 0] > rewards[:, 1]).all()) and float(rewards.abs().max()) < 5
     assert abs(found["mean"]) < 100 and found["std"] > 0
 
 
-def test_an_adapter_of_a_reward_model_ends_in_a_whole_one(model: Path, data: Path, tmp_path: Path) -> None:
-    options = QUICK | {"data": str(data), "adapter": {"rank": 4}, "adapter_rate": 0.02}
+@pytest.mark.parametrize("base", ["float", "int8", "int4"])
+def test_an_adapter_of_a_reward_model_ends_in_a_whole_one(model: Path, data: Path, tmp_path: Path, base: str) -> None:
+    options = QUICK | {"data": str(data), "adapter": {"rank": 4, "base": base}, "adapter_rate": 0.02, "epochs": 6}
     done(tmp_path, "run", recipe(tmp_path / "recipe.yaml", model, reward=options))
     assert results(tmp_path / "pairs", "reward")["accuracy"] >= 0.9
     RewardModel.load(tmp_path / "pairs" / "reward")
@@ -120,10 +127,10 @@ CHAINS: dict[str, dict[str, dict[str, Any]]] = {
     "adapters": {
         "sft": {"precision": "fp32", "rows": 1, "epochs": 2, "held_out_rows": 1, "adapter_rate": 0.02,
                 "adapter": {"rank": 4, "dropout": 0.2}},
-        "reward": {"epochs": 1},
-        "dpo": {"epochs": 1, "adapter": {"rank": 4, "dropout": 0.2}},
+        "reward": {"epochs": 1, "held_out_pairs": 2},
+        "dpo": {"epochs": 1, "held_out_pairs": 2, "adapter": {"rank": 4, "dropout": 0.2}},
     },
-    "whole": {"dpo": {"epochs": 1}},
+    "whole": {"dpo": {"epochs": 1, "held_out_pairs": 2}},
 }  # fmt: skip
 
 
@@ -173,12 +180,12 @@ def test_stages_are_done_again_when_what_they_learn_from_changes_and_only_then(
         return [line.split()[0] for line in said.splitlines() if " done in " in line]
 
     assert stages_done() == ["reward", "dpo", "report"]
-    before = artefacts(tmp_path / "pairs")
-    assert stages_done() == [] and artefacts(tmp_path / "pairs") == before
+    before = made(tmp_path / "pairs")
+    assert stages_done() == [] and made(tmp_path / "pairs") == before
     assert stages_done(beta=0.2) == ["dpo", "report"]
     assert stages_done("--from", "dpo", beta=0.2) == ["dpo", "report"]
     assert stages_done("--only", "reward", beta=0.2) == ["reward"]
-    assert stages_done() == ["dpo", "report"] and artefacts(tmp_path / "pairs") == before
+    assert stages_done() == ["dpo", "report"] and made(tmp_path / "pairs") == before
     write_rows(rows, preference_rows(21))
     assert stages_done() == ["reward", "dpo", "report"] and stages_done() == []
     write_rows(rows.parent / "more" / rows.name, preference_rows(3, seed=4))
@@ -192,6 +199,11 @@ def test_stages_are_done_again_when_what_they_learn_from_changes_and_only_then(
     assert stages_done() == ["reward", "dpo", "report"] and stages_done() == []
     tiny_assistant(parent, seed=3)
     assert stages_done() == ["reward", "dpo", "report"] and stages_done() == []
+
+
+def made(run: Path) -> dict[str, str]:
+    """Artefacts without those that quote the whole recipe, whichever stage they lie in."""
+    return {name: content for name, content in artefacts(run).items() if not name.endswith("cadran.json")}
 
 
 def rate(run: Path, asked: str, chosen: str, rejected: str) -> None:
@@ -212,14 +224,14 @@ def test_choices_of_people_are_learnt_by_the_next_dpo_and_never_examined(
         tmp_path / "recipe.yaml", model,
         dpo=QUICK | {"data": str(write_rows(tmp_path / "rows.jsonl", rows)), "held_out_pairs": 40, "epochs": 1},
     )  # fmt: skip
-    assert "choices" not in done(tmp_path, "run", path)
+    assert "choices of" not in done(tmp_path, "run", path)
     held_out = gathered[0].held_out.pairs
     asked = [pair.messages[-1]["content"] for pair in held_out[:2]] + ["Une autre question ?"]
     for question in asked:
         rate(tmp_path / "pairs", question, "rouge", "olive")
     said = done(tmp_path, "run", path)
     assert "3 choices of ratings.jsonl are learnt from too" in said
-    (notice,) = [e["text"] for e in events(tmp_path / "pairs") if "choices" in e.get("text", "")]
+    (notice,) = [e["text"] for e in events(tmp_path / "pairs") if "choices of" in e.get("text", "")]
     assert notice.startswith("3 choices")
     before, after = gathered
     assert after.counts["train"] == before.counts["train"] + 3
@@ -267,10 +279,3 @@ def test_mistakes_end_in_one_sentence_and_status_2(model: Path, data: Path, tmp_
     for number, (expected, sections) in enumerate(cases.items()):
         path = recipe(tmp_path / f"{number}.yaml", model, **sections)
         assert expected in refused(tmp_path / f"runs {number}", "run", path), expected
-
-
-def test_a_seed_divides_prompts_and_not_rows() -> None:
-    pairs = [PreferencePair([{"role": "user", "content": f"{n % 20}"}], f"{n}", "no") for n in range(60)]
-    for seed in range(5):
-        sides = [{prompt_key(pair.messages) for pair in side} for side in split_pairs(pairs, 0.3, seed)]
-        assert not sides[0] & sides[1] and len(sides[0] | sides[1]) == 20

@@ -19,6 +19,9 @@ from cadran.align.rollout import Rollout
 from cadran.errors import UserError
 from cadran.model.transformer import Transformer
 
+ROUNDING = 1e-6
+"""What a sum of weighted rewards may lack of a right answer's worth."""
+
 
 class Experience:
     """Graded answers to some prompts.
@@ -104,12 +107,18 @@ class Experience:
         ranges = [np.arange(self._firsts[a], self._firsts[a + 1]) for a in answers]
         return torch.from_numpy(np.concatenate(ranges) if ranges else np.zeros(0, np.int64))
 
-    def figures(self, success: float) -> dict[str, float]:
-        """Means over the answers, for the curves; ``success`` is the share of rewards that reach it."""
+    def figures(self, success: float, counted: str = "") -> dict[str, float]:
+        """Means over the answers, for the curves.
+
+        Args:
+            success: an answer that is worth so much is right.
+            counted: name of the reward that decides it; "" for the sum of all.
+        """
+        deciding = self.parts.get(counted, self.rewards)
         groups = self.rewards.view(-1, self.answers_each)
         figures = {
             "reward": float(self.rewards.mean()),
-            "success": float((self.rewards >= success).double().mean()),
+            "success": float((deciding >= success - ROUNDING).double().mean()),
             "length": float(self.lengths.double().mean()),
             "truncated_share": 1.0 - float(self.ended.double().mean()),
         }

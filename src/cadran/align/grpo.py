@@ -58,6 +58,7 @@ class GrpoConfig:
         drop_zero_variance: leave groups out whose rewards are all equal, also from the counts that are divided by.
         correction: most that the importance weight for the engine's rounding may be; 0 for no correction.
         success: reward from which an answer counts as right.
+        success_reward: name of the reward that decides it; "" for the sum of all.
         dtype: of the matrix products; None takes the weights' own.
     """
 
@@ -77,6 +78,7 @@ class GrpoConfig:
     drop_zero_variance: bool = False
     correction: float = 2.0
     success: float = 1.0
+    success_reward: str = ""
     dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
@@ -171,7 +173,7 @@ class GrpoObjective:
         tally = Tally()
         for piece in micro_batches(self.model, experience, chosen, self.config.micro, self._pad, self._kept):
             self._learn(piece, tokens, len(answers), update == 0, tally)
-        figures = experience.figures(self.config.success) | tally.figures()
+        figures = experience.figures(self.config.success, self.config.success_reward) | tally.figures()
         return Learnt(tally.loss, figures, experience.named(chosen), tally.read)
 
     @property
@@ -203,9 +205,9 @@ class GrpoObjective:
     def _passed(self, logprobs: TokenReference) -> Tensor:
         """Log-probabilities of all tokens that will be learnt from, shape (N,), 0 at the others."""
         experience = self._experience()
-        result = torch.zeros(int(experience.lengths.sum()))
+        result = torch.zeros(int(experience.lengths.sum()), dtype=torch.float64)
         for piece in micro_batches(self.model, experience, self._live, self.config.micro, self._pad, self._kept):
-            result[piece.places] = logprobs(piece.batch, self.config.rollout.temperature).float().cpu()
+            result[piece.places] = logprobs(piece.batch, self.config.rollout.temperature).double().cpu()
         return result
 
     def _own(self, batch: Branches, temperature: float) -> Tensor:

@@ -51,6 +51,7 @@ class PpoConfig:
         aggregation: of the tokens' losses.
         correction: most that the importance weight for the engine's rounding may be; 0 for no correction.
         success: reward from which an answer counts as right.
+        success_reward: name of the reward that decides it; "" for the sum of all.
         dtype: of the matrix products; None takes the weights' own.
     """
 
@@ -71,6 +72,7 @@ class PpoConfig:
     aggregation: Aggregation = "token-mean"
     correction: float = 2.0
     success: float = 1.0
+    success_reward: str = ""
     dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
@@ -173,7 +175,7 @@ class PpoObjective:
         tally = Tally()
         for piece in micro_batches(self.model.policy, experience, chosen, self.config.micro, self._pad):
             self._learn(piece, experience, self._round, (tokens, len(answers)), update == 0, tally)
-        figures = experience.figures(self.config.success) | self._figures | tally.figures()
+        figures = experience.figures(self.config.success, self.config.success_reward) | self._figures | tally.figures()
         return Learnt(tally.loss, figures, experience.named(chosen), tally.read)
 
     @property

@@ -14,7 +14,7 @@ from cadran.corpus.shards import TokenShard, write_shard
 from cadran.engine.engine import Engine
 from cadran.errors import UserError
 from cadran.evaluate.answer_loss import answer_loss
-from cadran.files import write_json, write_text
+from cadran.files import write_json
 from cadran.model.transformer import Transformer
 from cadran.recipe.alignment_sections import DistilSection
 from cadran.recipe.budget import training_plan
@@ -22,7 +22,7 @@ from cadran.recipe.schema import Recipe, present
 from cadran.recipe.sections import SftSection
 from cadran.recipe.stage import StageContext
 from cadran.recipe.stages.examples import examples
-from cadran.recipe.stages.pairs import REFUSED
+from cadran.recipe.stages.pairs import tell_refused
 from cadran.recipe.stages.parent import (
     Parent,
     content_of,
@@ -41,6 +41,9 @@ ROW = 512
 
 SHOWN = 6
 """Held-out questions whose answers are shown, before and after."""
+
+LONGEST = 120
+"""Tokens of these answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +176,7 @@ def _tell(context: StageContext, said: str, shortened: Sequence[str], refused: S
     if shortened:
         text = f"{len(shortened)} rows lost their last turns to fit the context, {shortened[0]} first"
         context.record({"kind": "notice", "text": text})
-    if refused:
-        write_text(context.folder / REFUSED, "".join(f"{sentence}\n" for sentence in refused))
-        text = f"{len(refused)} rows are left out, the first because: {refused[0]} (all in {context.name}/{REFUSED})"
-        context.record({"kind": "notice", "text": text})
+    tell_refused(context, refused)
 
 
 def row_length(shards: Sequence[TokenShard], context: int) -> int:
@@ -214,6 +214,6 @@ def asked_answers(
         with Engine(each, parent.tokenizer, parent.renderer) as engine:
             for number, (row, sample) in enumerate(zip(asked, samples, strict=True)):
                 context.progress(f"answers {name}", number, len(asked))
-                said = engine.chat(row.messages[:-1], temperature=0.0, max_tokens=120)
+                said = engine.chat(row.messages[:-1], temperature=0.0, max_tokens=LONGEST)
                 sample["answers"][name] = said.text.strip()
     return samples

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from cadran.align.graders import by_functions
 from cadran.align.grpo import GrpoConfig, GrpoObjective
 from cadran.align.prompt_loader import PromptLoader
 from cadran.align.rollout import decoder
@@ -14,7 +13,6 @@ from cadran.recipe.stages.rollouts import (
     practise,
     prepare,
     reference_of,
-    rewards_of,
     rollout_settings,
     source_of,
 )
@@ -61,7 +59,7 @@ class GrpoStage:
             practice.model,
             source_of(section, practice.model),
             PromptLoader(practice.prompts, section.prompts, seed),
-            by_functions(rewards_of(section)),
+            practice.grader,
             decoder(practice.parent.tokenizer),
             config,
             seed=seed,

@@ -168,9 +168,13 @@ def gather_judged(
         context.record({"kind": "notice", "text": f"{len(thumbs)} answers rated in {RATINGS} are learnt from too"})
         # People's own ratings are too few to hold any out, unless there is nothing else to examine with.
         (train if held_out or given else given).extend(thumbs)
-    if given:
-        split = split_rows(given, section.held_out, context.recipe.seed)
-        train, held_out = [*train, *split.train], [*held_out, *split.held_out]
+    if len({prompt_key(row.messages) for row in (*train, *given)}) == 1:
+        raise UserError("all answers are to one prompt, and KTO compares at least two; add rows with other questions")
+    for label in (True, False):  # each apart, so that both kinds are on both sides also where rows are few
+        alike = [row for row in given if row.label is label]
+        split = split_rows(alike, section.held_out, context.recipe.seed) if len(alike) > 1 else None
+        train = [*train, *(alike if split is None else split.train)]
+        held_out = [*held_out, *(() if split is None else split.held_out)]
     learnt_from = {prompt_key(row.messages) for row in train}
     held_out = [row for row in held_out if prompt_key(row.messages) not in learnt_from]
     learnt = _encoded(train, parent, longest)
@@ -180,7 +184,8 @@ def gather_judged(
         write_text(context.folder / REFUSED, "".join(f"{sentence}\n" for sentence in refused))
         text = f"{len(refused)} rows are left out, the first because: {refused[0]} (all in {context.name}/{REFUSED})"
         context.record({"kind": "notice", "text": text})
-    _check(learnt, "to learn from", f"give it more with {context.name}.data=FILE")
+    why = f" ({refused[0]})" if refused else ""
+    _check(learnt, f"to learn from{why}", f"give it more with {context.name}.data=FILE")
     _check(examined, "held out", f"hold out more with {context.name}.held_out=0.3, or give more rows")
     _say_unequal(context, section, learnt.labels)
     return learnt, examined, len(refused)
@@ -256,8 +261,7 @@ def _good(judged: Judged) -> list[Labelled]:
 
 def _check(judged: Judged, use: str, mend: str) -> None:
     if not judged.rows:
-        why = f" ({judged.refused[0]})" if judged.refused else ""
-        raise UserError(f"the stage kto has no answer {use}{why}; {mend}, rows with a label of true or false")
+        raise UserError(f"the stage kto has no answer {use}; {mend}, each with a label of true or false")
     for label, missing in ((True, "undesirable (label false)"), (False, "desirable (label true)")):
         if all(row.label is label for row in judged.rows):
             raise UserError(f"none of the {len(judged.rows)} answers {use} is {missing}, and KTO needs both; {mend}")

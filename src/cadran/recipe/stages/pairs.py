@@ -22,6 +22,14 @@ REFUSED = "refused.txt"
 """File in a stage's folder: a line for each row that was left out, and why."""
 
 
+def tell_refused(context: StageContext, refused: Sequence[str]) -> None:
+    """Name the rows that are left out in a file, and say how many they are."""
+    if refused:
+        write_text(context.folder / REFUSED, "".join(f"{sentence}\n" for sentence in refused))
+        text = f"{len(refused)} rows are left out, the first because: {refused[0]} (all in {context.name}/{REFUSED})"
+        context.record({"kind": "notice", "text": text})
+
+
 @dataclass(frozen=True, slots=True)
 class Pairs:
     """Pairs as tokens, to learn from and held out.
@@ -93,10 +101,7 @@ def gather_pairs(context: StageContext, section: PairSection, parent: Parent, co
     held_out = [pair for pair in held_out if prompt_key(pair.messages) not in learnt_from]
     encoded = [encode_pairs(pairs, parent.renderer, context_length) for pairs in (train, held_out)]
     refused += [sentence for found in encoded for sentence in found.refused]
-    if refused:
-        write_text(context.folder / REFUSED, "".join(f"{sentence}\n" for sentence in refused))
-        text = f"{len(refused)} rows are left out, the first because: {refused[0]} (all in {context.name}/{REFUSED})"
-        context.record({"kind": "notice", "text": text})
+    tell_refused(context, refused)
     learnt, examined = encoded[0], _evenly(encoded[1], section.held_out_pairs)
     if not learnt.pairs or not examined.pairs:
         side = "learn from" if not learnt.pairs else "hold out"
@@ -144,5 +149,6 @@ def pair_steps(section: PairSection | KtoSection, items: Sequence[Prompted]) -> 
 
 def _evenly(encoded: EncodedPairs, most: int) -> EncodedPairs:
     """Not more than so many pairs, from all along the list: it holds one kind after another."""
-    kept = range(0, len(encoded.pairs), max(1, -(-len(encoded.pairs) // most)))
+    count = min(most, len(encoded.pairs))
+    kept = [place * len(encoded.pairs) // count for place in range(count)]
     return EncodedPairs([encoded.pairs[i] for i in kept], [encoded.prompted[i] for i in kept], encoded.refused)

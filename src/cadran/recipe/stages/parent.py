@@ -11,7 +11,7 @@ from cadran.engine.loading import Renderer, open_tokenizer
 from cadran.errors import UserError
 from cadran.files import sha256_file, write_json, write_text
 from cadran.library.export import write_small_files
-from cadran.library.header import read_header
+from cadran.library.header import ModelHeader, read_header
 from cadran.library.shards import write_shards
 from cadran.model.checkpoint import load_model, stored_weights
 from cadran.model.families import FAMILIES
@@ -61,6 +61,11 @@ class Parent:
     def pad(self) -> int:
         """Id put in empty places, which nothing learns from."""
         return self.tokenizer.pad if self.tokenizer.is_ours else 0
+
+    @property
+    def end_of_text(self) -> int:
+        """Id that ends a document; where the tokenizer knows none, one that ends an answer."""
+        return [*self.tokenizer.eos_ids, *self.renderer.stop_ids][0]
 
 
 def parent_of(context: StageContext, stage: str | None) -> Parent:
@@ -142,21 +147,39 @@ def write_finetuned(
         The model as it was written: with the adapter merged into weights in floating point, whatever it was trained on.
     """
     if adapter:
-        save_adapter(model, context.folder / ADAPTER, ADAPTER)
-        model = parent.model()
-        load_adapter(model, context.folder / ADAPTER, ADAPTER)
-        merge(model, ADAPTER)
-    header = read_header(parent.path)
-    with ExitStack() as stack:
-        write_small_files(parent.path, context.folder, header, stack)
-    for name in _OF_THE_PARENT:
-        (context.folder / name).unlink(missing_ok=True)
+        model = merged(parent, model, context.folder / ADAPTER)
+    header = keep_small_files(parent, context.folder)
     weights = dict(stored_weights(model, FAMILIES[model.config.family]))
     write_shards(context.folder, list(weights), weights.items())
     write_json(context.folder / "config.json", header.config | {"torch_dtype": "float32"})
     write_lineage(context, results)
     write_text(context.folder / "README.md", _card(context, parent, model, results))
     return model.eval()
+
+
+def merged(parent: Parent, model: Transformer, folder: Path) -> Transformer:
+    """A parent with the adapter of a model merged into it, in floating point whatever that was trained on.
+
+    Args:
+        parent: of the model.
+        model: with an adapter upon it.
+        folder: where the adapter is written, in PEFT's format.
+    """
+    save_adapter(model, folder, ADAPTER)
+    whole = parent.model()
+    load_adapter(whole, folder, ADAPTER)
+    merge(whole, ADAPTER)
+    return whole
+
+
+def keep_small_files(parent: Parent, folder: Path) -> ModelHeader:
+    """Write what a model keeps of its parent: tokenizer, template, generation settings, licence."""
+    header = read_header(parent.path)
+    with ExitStack() as stack:
+        write_small_files(parent.path, folder, header, stack)
+    for name in _OF_THE_PARENT:
+        (folder / name).unlink(missing_ok=True)
+    return header
 
 
 def _card(context: StageContext, parent: Parent, model: Transformer, results: dict[str, Any]) -> str:

@@ -3,7 +3,6 @@
 from typing import Any
 
 from cadran.align.actor_critic import ActorCritic
-from cadran.align.graders import by_functions, by_model
 from cadran.align.kl_control import KlControl
 from cadran.align.ppo import PpoConfig, PpoObjective
 from cadran.align.prompt_loader import PromptLoader
@@ -17,7 +16,6 @@ from cadran.recipe.stages.rollouts import (
     practise,
     prepare,
     reference_of,
-    rewards_of,
     rollout_settings,
     source_of,
 )
@@ -45,12 +43,10 @@ class PpoStage:
     def run(self, context: StageContext) -> None:
         """Write the model and results.json."""
         section, seed = present(context.recipe.ppo), context.recipe.seed
-        practice = prepare(context, section, self.parent)
+        judge = None
         if "reward" in self.needs and not section.rewards:
             judge = RewardModel.load(context.run.stage("reward"))
-            grader = by_model(judge, practice.parent.pad, micro=section.micro, dtype=practice.dtype)
-        else:
-            grader = by_functions(rewards_of(section))
+        practice = prepare(context, section, self.parent, judge)
         config = PpoConfig(
             rollout=params_of(section, practice.parent),
             answers=section.answers,
@@ -71,7 +67,7 @@ class PpoStage:
             trained,
             source_of(section, practice.model),
             PromptLoader(practice.prompts, section.prompts, seed),
-            grader,
+            practice.grader,
             decoder(practice.parent.tokenizer),
             config,
             control=KlControl(section.kl, section.kl_target),

@@ -1,5 +1,7 @@
 """Stage ``reward``: a model that gives an answer a number, learnt from pairs of which one answer is preferred."""
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from cadran.align.branches import pack_for
@@ -12,7 +14,7 @@ from cadran.recipe.run import runs_folder
 from cadran.recipe.schema import Recipe, present
 from cadran.recipe.stage import StageContext
 from cadran.recipe.stages.pairs import gather_pairs, pair_settings, pair_steps
-from cadran.recipe.stages.parent import parent_of, put_adapter, start_settings
+from cadran.recipe.stages.parent import keep_small_files, merged, parent_of, put_adapter, start_settings
 from cadran.recipe.stages.training import minimise, write_lineage
 from cadran.train.machine import DTYPES
 
@@ -64,15 +66,20 @@ class RewardStage:
 
         plan = training_plan(section, steps, max(1, -(-steps // section.examinations)))
         tokens = minimise(context, plan, model, objective, observe)
+        if section.adapter is not None:
+            with TemporaryDirectory() as folder:
+                whole = RewardModel(merged(parent, base, Path(folder)), None)
+            whole.score.load_state_dict(model.score.state_dict())
+            model = whole
         samples = (items[start : start + section.micro] for start in range(0, min(SAMPLES, len(items)), section.micro))
-        model.normalise((pack_for(base, some, parent.pad) for some in samples), dtype)
+        model.normalise((pack_for(model.transformer, some, parent.pad) for some in samples), dtype)
         results: dict[str, Any] = {"pairs": pairs.counts, "steps": steps, "tokens": tokens} | examine()
         results |= {"mean": float(model.shift), "std": float(model.scale), "precision": plan.precision}
         results |= {"flops": base.config.training_flops_per_token() * tokens}
+        keep_small_files(parent, context.folder)
         write_json(context.folder / "results.json", results)
         stop = list(parent.renderer.stop_ids)
-        model.save(context.folder, end_of_text=parent.tokenizer.end_of_text, pad=parent.pad, eos=stop)
-        parent.tokenizer.save(context.folder, chat=True)
+        model.save(context.folder, end_of_text=parent.end_of_text, pad=parent.pad, eos=stop)
         write_lineage(context, results)
         write_text(
             context.folder / "README.md",

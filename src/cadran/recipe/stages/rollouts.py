@@ -9,13 +9,16 @@ import torch
 from torch import nn
 
 from cadran.align.arithmetic import arithmetic_rows
+from cadran.align.branches import Prompted
 from cadran.align.data.read import read_rows
 from cadran.align.data.row import Verifiable
+from cadran.align.graders import Grader, by_functions, by_model
 from cadran.align.kl_control import TokenReference, adapter_off, frozen
 from cadran.align.prompt_loader import RolloutPrompt
 from cadran.align.rendering import rendered
+from cadran.align.reward_model import RewardModel
 from cadran.align.rewards.catalogue import parse_rewards
-from cadran.align.rewards.reward import Graded, Weighted, grade
+from cadran.align.rewards.reward import Graded, Weighted
 from cadran.align.rollout import RolloutParams, decoder, sample_rollouts
 from cadran.align.rollout_engine import NativeRollouts, RolloutSource, TorchRollouts
 from cadran.align.sft_rows import split_rows
@@ -27,6 +30,7 @@ from cadran.recipe.alignment_sections import RolloutSection
 from cadran.recipe.budget import training_plan
 from cadran.recipe.schema import Recipe
 from cadran.recipe.stage import StageContext
+from cadran.recipe.stages.pairs import tell_refused
 from cadran.recipe.stages.parent import Parent, content_of, parent_of, put_adapter, write_finetuned
 from cadran.recipe.stages.training import minimise
 from cadran.train.machine import DTYPES
@@ -62,6 +66,9 @@ class Practice:
         parent: whence it comes.
         model: the policy, with its adapter.
         prompts, held_out: to learn from, and not.
+        refused: rows that are neither.
+        grader: what says what an answer is worth.
+        right: from which worth on it counts as a success.
         before: its examination before the training.
         dtype: of the matrix products.
     """
@@ -70,28 +77,40 @@ class Practice:
     model: Transformer
     prompts: list[RolloutPrompt]
     held_out: list[RolloutPrompt]
+    refused: int
+    grader: Grader
+    right: float
     before: Examination
     dtype: torch.dtype
 
 
-def prepare(context: StageContext, section: RolloutSection, stage: str | None) -> Practice:
+def prepare(
+    context: StageContext, section: RolloutSection, stage: str | None, judge: RewardModel | None = None
+) -> Practice:
     """Open the policy of a stage, find its prompts, and let it answer the held-out ones.
 
     Args:
         context: of the stage.
         section: its section.
         stage: the one before it; None means what the recipe starts with.
+        judge: the reward model that grades; None leaves that to the section's rewards.
 
     Raises:
         UserError: there is no model, or nothing to ask it.
     """
     parent = parent_of(context, stage)
     model, dtype = parent.model(), DTYPES[section.precision or "fp32"]
-    prompts, held_out = prompts_of(context, section, parent, model.config.context)
-    before = examine_greedily(model, held_out, section, parent)
+    if judge is None:
+        weighted = rewards_of(section)
+        grader, right = by_functions(weighted), sum(each.weight for each in weighted if each.weight > 0)
+    else:
+        # Its rewards have mean 0 on what it learnt from.
+        grader, right = by_model(judge, parent.pad, micro=section.micro, dtype=dtype), 0.0
+    prompts, held_out, refused = prompts_of(context, section, parent, model.config.context)
+    before = examine_greedily(model, held_out, params_of(section, parent), parent, grader, right)
     if section.adapter is not None:
         put_adapter(model, section.adapter, context.recipe.seed, parent.name)
-    return Practice(parent, model, prompts, held_out, before, dtype)
+    return Practice(parent, model, prompts, held_out, len(refused), grader, right, before, dtype)
 
 
 def reference_of(practice: Practice) -> TokenReference:
@@ -115,17 +134,19 @@ def practise(
     """
     model, held_out, parent, before = practice.model, practice.held_out, practice.parent, practice.before
 
+    params, grader, right = params_of(section, parent), practice.grader, practice.right
+
     def observe(step: int) -> None:
-        found = examine_greedily(model, held_out, section, parent)
+        found = examine_greedily(model, held_out, params, parent, grader, right)
         figures = {"success": found.success, "reward": found.reward}
         context.record({"kind": "examination", "step": step, "figures": figures})
 
     steps = section.iterations * objective.period
     plan = training_plan(section, steps, max(1, -(-steps // section.examinations)))
     tokens = minimise(context, plan, trained, objective, observe)
-    after = examine_greedily(model, held_out, section, parent)
+    after = examine_greedily(model, held_out, params, parent, grader, right)
     results: dict[str, Any] = {
-        "prompts": {"train": len(practice.prompts), "held_out": len(held_out)},
+        "prompts": {"train": len(practice.prompts), "held_out": len(held_out), "refused": practice.refused},
         "success": {"before": before.success, "after": after.success},
         "reward": {"before": before.reward, "after": after.reward},
         "samples": _samples(held_out, before.answers, after.answers),
@@ -167,8 +188,8 @@ def params_of(section: RolloutSection, parent: Parent) -> RolloutParams:
 
 def prompts_of(
     context: StageContext, section: RolloutSection, parent: Parent, length: int
-) -> tuple[list[RolloutPrompt], list[RolloutPrompt]]:
-    """Prompts to learn from and prompts held out.
+) -> tuple[list[RolloutPrompt], list[RolloutPrompt], list[str]]:
+    """Prompts to learn from, prompts held out, and a sentence for each row that is neither.
 
     Args:
         context: of the stage.
@@ -179,50 +200,73 @@ def prompts_of(
     Raises:
         UserError: there is nothing to ask.
     """
-    recipe, sums = context.recipe, context.recipe.arithmetic
+    recipe, sums, refused = context.recipe, context.recipe.arithmetic, list[str]()
     if section.data is not None:
         found = read_rows(Path(section.data), "verifiable")
-        for sentence in [*found.described(), *found.refused[:3]]:
+        for sentence in found.described():
             context.record({"kind": "notice", "text": sentence})
         split = split_rows(found.verifiable, section.held_out, recipe.seed)
-        train, held_out = split.train, split.held_out
+        train, held_out, refused = split.train, split.held_out, list(found.refused)
     elif sums is not None:
         options: dict[str, Any] = {"operands": sums.operands, "largest": sums.largest, "operations": sums.operations}
         train = list(arithmetic_rows(sums.count, recipe.seed + 1, **options))
         held_out = list(arithmetic_rows(section.held_out_rows, recipe.seed + 2, held_out=True, **options))
     else:
         raise UserError(f"the recipe says nothing of what to ask; name a file with {context.name}.data=FILE")
-    made = [_prompts(rows, parent, length - section.max_tokens) for rows in (train, held_out[: section.held_out_rows])]
-    if not all(made):
-        raise UserError(f"no prompt fits the model's context of {length} tokens; lower {context.name}.max_tokens")
-    return made[0], made[1]
+    longest, name = length - section.max_tokens, context.name
+    made = [_prompts(rows, parent, longest, refused) for rows in (train, held_out[: section.held_out_rows])]
+    tell_refused(context, refused)
+    for prompts, use in zip(made, ("learn from", "hold out"), strict=True):
+        if not prompts:
+            why = f" ({refused[-1].rstrip('.')})" if refused else ""
+            raise UserError(
+                f"no prompt is left to {use}{why}; give more rows, another {name}.held_out, or lower {name}.max_tokens"
+            )
+    return made[0], made[1], refused
 
 
-def _prompts(rows: Sequence[Verifiable], parent: Parent, longest: int) -> list[RolloutPrompt]:
+def _prompts(rows: Sequence[Verifiable], parent: Parent, longest: int, refused: list[str]) -> list[RolloutPrompt]:
     prompts = []
     for row in rows:
-        ids = tuple(rendered(row.messages, parent.renderer, add_generation_prompt=True).ids)
+        try:
+            ids = tuple(rendered(row.messages, parent.renderer, add_generation_prompt=True).ids)
+        except UserError as error:
+            refused.append(f"{row.source}: it cannot be rendered ({error})")
+            continue
         if len(ids) <= longest:
             prompts.append(RolloutPrompt(ids, list(row.messages), dict(row.reference), row.source))
+        else:
+            refused.append(f"{row.source}: it has {len(ids)} tokens where {longest} are left beside an answer")
     return prompts
 
 
 def examine_greedily(
-    model: Transformer, prompts: Sequence[RolloutPrompt], section: RolloutSection, parent: Parent
+    model: Transformer,
+    prompts: Sequence[RolloutPrompt],
+    params: RolloutParams,
+    parent: Parent,
+    grader: Grader,
+    right: float,
 ) -> Examination:
-    """Let a model answer as likely as it can, and grade that."""
-    params = replace(params_of(section, parent), temperature=0.0)
-    decode = decoder(parent.tokenizer)
+    """Let a model answer as likely as it can, and grade that.
+
+    Args:
+        model: the policy.
+        prompts: held out.
+        params: of its answers; the temperature is passed over.
+        parent: of the policy.
+        grader: what says what an answer is worth.
+        right: from which worth on it counts as a success.
+    """
+    decode, params = decoder(parent.tokenizer), replace(params, temperature=0.0)
     rollouts = sample_rollouts(TorchRollouts(model), prompts, 1, params, 0, 0, decode=decode)
     graded = [
         Graded(prompts[rollout.prompt].messages, rollout.text, prompts[rollout.prompt].reference, rollout.ended)
         for rollout in rollouts
     ]
-    weighted = rewards_of(section)
-    totals = grade(weighted, graded).totals
-    most = sum(each.weight for each in weighted if each.weight > 0)
-    right = sum(float(total) >= most - 1e-6 for total in totals)
-    return Examination(right / len(rollouts), float(sum(totals)) / len(rollouts), [r.text for r in rollouts])
+    totals = grader(graded, [Prompted(prompts[each.prompt].ids, (each.ids,)) for each in rollouts]).totals
+    successes = sum(float(total) >= right - 1e-6 for total in totals)
+    return Examination(successes / len(rollouts), float(sum(totals)) / len(rollouts), [r.text for r in rollouts])
 
 
 def _samples(prompts: Sequence[RolloutPrompt], before: Sequence[str], after: Sequence[str]) -> list[dict[str, Any]]:

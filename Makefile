@@ -31,6 +31,7 @@ bench: .venv/ready-bench
 	$(BIN)/python benchmarks/time_to_loss.py
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/serving.py
+	$(BIN)/python benchmarks/rollouts.py
 
 # The native tests under the address and undefined-behaviour sanitizers, then under the thread sanitizer.
 sanitize: .venv/ready-sanitize
@@ -57,16 +58,18 @@ sanitize: .venv/ready-sanitize
 	$(BIN)/python -m pip install --quiet cmake
 	@touch $@
 
-# litgpt asks for older versions of what it shares with us and runs with the newer ones: hence --no-deps.
+# litgpt asks for older versions of what it shares with us and runs with the newer ones: hence --no-deps. TRL needs
+# nothing that is not there already.
 # The peers of the engine go into the user's cache folder, in environments of their own; llama.cpp is compiled (minutes).
 .venv/ready-bench: .venv/ready-dev
-	$(BIN)/python -m pip install --quiet --no-deps litgpt==0.5.13 lightning lightning-utilities torchmetrics jsonargparse
+	$(BIN)/python -m pip install --quiet --no-deps litgpt==0.5.13 lightning lightning-utilities torchmetrics jsonargparse trl==1.16.0
 	$(BIN)/python benchmarks/engine.py --build
 	@touch $@
 
 # llama.cpp is compiled here, which takes minutes.
 .venv/ready-interop: .venv/ready-dev
 	$(BIN)/python -m pip install --quiet llama-cpp-python==0.3.16
+	$(BIN)/python -m pip install --quiet --no-deps trl==1.16.0
 	@touch $@
 
 clean:

@@ -117,7 +117,7 @@ def test_a_reward_model_puts_held_out_pairs_in_order_and_is_normalised(model: Pa
 
 @pytest.mark.parametrize("base", ["float", "int8", "int4"])
 def test_an_adapter_of_a_reward_model_ends_in_a_whole_one(model: Path, data: Path, tmp_path: Path, base: str) -> None:
-    options = QUICK | {"data": str(data), "adapter": {"rank": 4, "base": base}, "adapter_rate": 0.02, "epochs": 6}
+    options = QUICK | {"data": str(data), "adapter": {"rank": 4, "base": base}, "scalar_rate": 0.02, "epochs": 6}
     done(tmp_path, "run", recipe(tmp_path / "recipe.yaml", model, reward=options))
     assert results(tmp_path / "pairs", "reward")["accuracy"] >= 0.9
     RewardModel.load(tmp_path / "pairs" / "reward")
@@ -188,17 +188,15 @@ def test_stages_are_done_again_when_what_they_learn_from_changes_and_only_then(
     assert stages_done() == ["dpo", "report"] and made(tmp_path / "pairs") == before
     write_rows(rows, preference_rows(21))
     assert stages_done() == ["reward", "dpo", "report"] and stages_done() == []
-    write_rows(rows.parent / "more" / rows.name, preference_rows(3, seed=4))
-    assert stages_done() == ["reward", "dpo", "report"] and stages_done() == []
+    write_rows(rows.parent / "more" / rows.name, preference_rows(3, seed=4))  # a folder is read with all below it
+    assert stages_done() == ["reward", "dpo", "report"]
     rate(tmp_path / "pairs", "Que vois-tu ?", "rouge", "olive")
+    assert stages_done() == ["reward", "dpo", "report"] and stages_done() == []
     assert stages_done(ratings=False) == ["reward", "dpo", "report"]  # their sections changed
     rate(tmp_path / "pairs", "Que vois-tu ?", "rouge", "melon")
     assert stages_done(ratings=False) == []
-    assert stages_done() == ["reward", "dpo", "report"] and stages_done() == []
-    rate(tmp_path / "pairs", "Que vois-tu ?", "rouge", "figue")
-    assert stages_done() == ["reward", "dpo", "report"] and stages_done() == []
     tiny_assistant(parent, seed=3)
-    assert stages_done() == ["reward", "dpo", "report"] and stages_done() == []
+    assert stages_done(ratings=False) == ["reward", "dpo", "report"]
 
 
 def made(run: Path) -> dict[str, str]:

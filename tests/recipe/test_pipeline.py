@@ -17,8 +17,12 @@ from cadran.files import sha256_file
 SMALL = [
     "corpus.sources=[{synthetic: 300, seed: 7}]", "tokenizer.vocabulary=400", "base.tokens=40960", "sft.tokens=20480",
     "sft.topics_evaluated=4", "sft.descriptions_evaluated=2", "base.checkpoint_seconds=0.2",
-    "sft.checkpoint_seconds=0.2",
+    "sft.checkpoint_seconds=0.2", "reward.tokens=4000", "reward.planted=60", "reward.small_talk=20",
+    "reward.held_out_pairs=8", "reward.examinations=1", "reward.checkpoint_seconds=0.01", "dpo.tokens=4000",
+    "dpo.planted=60", "dpo.small_talk=20", "dpo.held_out_pairs=8", "dpo.examinations=1", "dpo.checkpoint_seconds=0.01",
 ]  # fmt: skip
+STEPPED = ("base", "sft", "reward", "dpo")
+STAGES = ("corpus", "tokenizer", "base", "sft", "reward", "dpo", "int8", "report")
 
 
 def start(runs: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -54,8 +58,9 @@ def test_the_manifest_names_every_file_with_its_hash(runs: Path) -> None:
     for needed in (
         "recipe.yaml", "corpus/documents.jsonl", "corpus/datasheet.json", "tokenizer/tokenizer.json",
         "tokenizer/tokens/train/tokens.bin", "base/model.safetensors", "base/config.json", "base/results.json",
-        "sft/model.safetensors", "sft/tokenizer_config.json", "sft/results.json", "report/report.json",
-        "report/loss.svg",
+        "sft/model.safetensors", "sft/tokenizer_config.json", "sft/results.json", "reward/model.safetensors",
+        "reward/results.json", "dpo/model.safetensors", "dpo/tokenizer.json", "dpo/results.json",
+        "int8/smoke-int8.gguf", "int8/results.json", "report/report.json", "report/loss.svg",
     ):  # fmt: skip
         assert needed in named
 
@@ -67,13 +72,19 @@ def test_a_second_run_from_scratch_has_the_same_bytes(runs: Path, tmp_path: Path
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 9))])
 def test_killed_at_random_moments_and_resumed_it_has_the_same_bytes(runs: Path, tmp_path: Path, seed: int) -> None:
-    """Once while it starts, then in pre-training, late in pre-training and in SFT, a little after a random step."""
+    """Once while it starts, then in pre-training, in SFT, and in the stages of pairs, a little after a random step."""
     generator = random.Random(seed)
     log = tmp_path / "smoke" / "events.jsonl"
     killed = 0
-    for least, most in ((0, 0), (2, 15), (18, 34), (42, 52)):
+    expected = [(stage, n + 1) for stage in STEPPED for n in range(results(runs, stage)["steps"])]
+    assert [expected.count(("base", 40)), expected.count(("sft", 20)), len(expected) > 64] == [1, 1, True]
+    for least, most in ((0, 0), (2, 38), (42, 58), (61, len(expected) - 1)):
         process, target = start(tmp_path), generator.randint(least, most)
-        while process.poll() is None and target and not (log.exists() and log.read_text().count('"step"') >= target):
+        while (
+            process.poll() is None
+            and target
+            and not (log.exists() and log.read_text().count('"kind": "step"') >= target)
+        ):
             time.sleep(0.01)
         time.sleep(generator.uniform(0, 0.2) if target else generator.uniform(1, 4))
         if process.poll() is None:
@@ -83,8 +94,38 @@ def test_killed_at_random_moments_and_resumed_it_has_the_same_bytes(runs: Path, 
     assert killed >= 2
     finish(tmp_path)
     assert artefacts(tmp_path) == artefacts(runs)
-    steps = [(e["stage"], e["step"]) for e in events(tmp_path) if e["kind"] == "step"]
-    assert steps == [("base", n) for n in range(1, 41)] + [("sft", n) for n in range(1, 21)]
+    assert [(e["stage"], e["step"]) for e in events(tmp_path) if e["kind"] == "step"] == expected
+
+
+def results(runs: Path, stage: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((runs / "smoke" / stage / "results.json").read_text())
+    return content
+
+
+def test_base_sft_and_dpo_answer_the_same_questions_side_by_side(runs: Path) -> None:
+    found = results(runs, "dpo")
+    assert list(found["models"]) == ["base", "sft", "dpo"]
+    assert all(0 <= model["pair_accuracy"] <= 1 for model in found["models"].values())
+    assert found["models"]["sft"]["pair_accuracy"] == found["accuracy"]["before"]
+    assert found["models"]["dpo"]["pair_accuracy"] == found["accuracy"]["after"]
+    assert found["pairs"]["held_out"] == 8 and set(found["by_kind"]) <= {
+        "topic",
+        "description",
+        "language",
+        "small talk",
+    }
+    for sample in found["samples"]:
+        assert list(sample["answers"]) == ["base", "sft", "dpo"]
+    said = {sample["prompt"]: sample["answer"] for sample in results(runs, "sft")["samples"]}
+    assert [s["answers"]["sft"] for s in found["samples"]] == [said[s["prompt"]] for s in found["samples"]]
+    page = (runs / "smoke" / "report" / "index.html").read_text(encoding="utf-8")
+    assert all(f">{name}<" in page or f"{name}" in page for name in ("reward", "dpo", "int8"))
+
+
+def test_the_integers_are_those_of_the_last_model_and_cost_little(runs: Path) -> None:
+    found = results(runs, "int8")
+    assert found["of"] == "dpo" and found["bytes_after"] < 0.4 * found["bytes_before"]
+    assert abs(found["perplexity_after"] / found["perplexity_before"] - 1) < 0.02
 
 
 def events(runs: Path) -> list[dict[str, Any]]:
@@ -97,7 +138,7 @@ def test_unchanged_stages_are_skipped_and_changed_ones_are_not(tmp_path: Path) -
     weights = tmp_path / "smoke" / "base" / "model.safetensors"
     untouched = weights.stat().st_mtime_ns
     again = finish(tmp_path)
-    assert again.count(" unchanged\n") == 5 and artefacts(tmp_path) == before
+    assert again.count(" unchanged\n") == len(STAGES) and artefacts(tmp_path) == before
     changed = finish(tmp_path, "sft.chats=3")
     assert changed.count(" unchanged\n") == 3 and weights.stat().st_mtime_ns == untouched
     assert artefacts(tmp_path)["sft/model.safetensors"] != before["sft/model.safetensors"]

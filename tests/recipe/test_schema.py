@@ -7,12 +7,16 @@ import pytest
 from cadran.errors import UserError
 from cadran.recipe import budget
 from cadran.recipe.budget import depth_for, measure, model_config, resolve
+from cadran.recipe.pipeline import stages_of
 from cadran.recipe.schema import Recipe, load_recipe, parse_recipe
 
 MINIMAL = {"name": "tiny", "corpus": {"sources": [{"synthetic": 10}]}}
 
 
-@pytest.mark.parametrize("name", ["smoke", "quickstart"])
+STARTED = {"name": "tiny", "start": "smollm2", "sft": {"data": "rows.jsonl"}}
+
+
+@pytest.mark.parametrize("name", ["smoke", "quickstart", "assistant", "arithmetic"])
 def test_recipes_that_come_with_the_package_are_valid(name: str) -> None:
     assert load_recipe(name).name == name
 
@@ -24,6 +28,10 @@ def test_an_unknown_key_is_named_with_the_nearest_valid_one() -> None:
         load_recipe("smoke", ["mintes=5"])
     with pytest.raises(UserError, match=r"no key sft\.xyzzy; valid are"):
         load_recipe("smoke", ["sft.xyzzy=5"])
+    with pytest.raises(UserError, match=r"no key dpo\.bta; did you mean dpo\.beta\?"):
+        load_recipe("smoke", ["dpo.bta=5"])
+    with pytest.raises(UserError, match=r"no key sft\.adapter\.rnk; did you mean sft\.adapter\.rank\?"):
+        load_recipe("assistant", ["sft.adapter.rnk=5"])
 
 
 def test_an_unknown_key_of_a_source_is_named_too() -> None:
@@ -42,6 +50,61 @@ def test_wrong_values_say_what_is_wrong_and_what_to_type() -> None:
         load_recipe("smoke", ["name=../elsewhere"])
 
 
+def test_a_recipe_begins_with_text_or_with_a_model_and_not_with_both() -> None:
+    for content in ({"name": "tiny"}, MINIMAL | {"start": "smollm2"}):
+        with pytest.raises(UserError, match=r"corpus\.sources or start=MODEL, not both"):
+            parse_recipe(content)
+    assert parse_recipe(MINIMAL).sft is not None  # articles are followed by SFT where nothing is said of it
+    assert parse_recipe(MINIMAL | {"sft": None}).sft is None
+    assert parse_recipe({"name": "tiny", "start": "smollm2"}).sft is None
+
+
+def test_the_lengths_of_rows_are_not_trained_on_a_base_of_integers() -> None:
+    for stage in ("sft", "reward", "dpo", "grpo", "ppo"):
+        for base in ("int8", "int4"):
+            with pytest.raises(UserError, match=rf"set {stage}\.adapter\.base=float"):
+                parse_recipe(STARTED | {stage: {"adapter": {"dora": True, "base": base}}})
+    adapter = {"dora": True, "base": "float"}
+    assert parse_recipe(STARTED | {"dpo": {"adapter": adapter}}).dpo.adapter.dora
+
+
+def test_stages_follow_each_other_whatever_their_order_in_the_file() -> None:
+    recipe = parse_recipe(STARTED | {"int8": {}, "ppo": {}, "grpo": {}, "dpo": {}, "reward": {}})
+    stages = {stage.name: stage for stage in stages_of(recipe)}
+    assert list(stages) == ["sft", "reward", "dpo", "grpo", "ppo", "int8", "report"]
+    assert {name: stage.needs for name, stage in stages.items()} == {
+        "sft": (), "reward": ("sft",), "dpo": ("sft",), "grpo": ("dpo",), "ppo": ("grpo", "reward"), "int8": ("ppo",),
+        "report": ("sft", "reward", "dpo", "grpo", "ppo", "int8"),
+    }  # fmt: skip
+    alone = {stage.name: stage.needs for stage in stages_of(parse_recipe(STARTED | {"sft": None, "dpo": {}}))}
+    assert alone == {"dpo": (), "report": ("dpo",)}
+    with pytest.raises(UserError, match="add a stage before it"):
+        stages_of(parse_recipe(STARTED | {"sft": None, "int8": {}}))
+
+
+def test_a_recipe_that_starts_with_a_model_is_resolved_without_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "best_precision", lambda: "bf16")
+    recipe = parse_recipe(STARTED | {"dpo": {"precision": None}, "grpo": {"precision": "fp32"}})
+    measured = measure(recipe)
+    resolved = resolve(recipe, measured)
+    assert measured.tokens_per_second is None and resolve(resolved, measure(resolved)) == resolved
+    assert Recipe.model_validate(resolved.model_dump(mode="json")) == resolved
+    assert {resolved.sft.precision, resolved.dpo.precision, resolved.grpo.precision} == {"fp32"}
+    assert resolve(parse_recipe(STARTED), measure(parse_recipe(STARTED))).sft.precision == "bf16"
+
+
+def test_the_stages_of_pairs_have_their_share_of_the_minutes() -> None:
+    content = MINIMAL | {"minutes": 12, "base": {"precision": "fp32"}, "reward": {}, "dpo": {}}
+    recipe = parse_recipe(content)
+    measured = budget.Measurement("key", "fp32", 1000.0)
+    resolved = resolve(recipe, measured)
+    tokens = {name: getattr(resolved, name).tokens for name in ("base", "sft", "reward", "dpo")}
+    assert tokens["base"] > tokens["sft"] > tokens["dpo"] > tokens["reward"] > 0
+    assert sum(tokens.values()) <= 12 * 60 * 1000
+    without = resolve(parse_recipe(MINIMAL | {"minutes": 12, "base": {"precision": "fp32"}}), measured)
+    assert abs(without.base.tokens + without.sft.tokens - sum(tokens.values())) < 5
+
+
 def test_unknown_recipes_and_broken_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="did you mean cadran run smoke"):
         load_recipe("smok")
@@ -58,7 +121,7 @@ def test_unknown_recipes_and_broken_files_are_refused(tmp_path: Path) -> None:
 
 def test_overrides_reach_their_key() -> None:
     recipe = load_recipe("smoke", ["base.rows=3", "name=other", "corpus.sources=[{synthetic: 5, seed: 1}]"])
-    assert recipe.base.rows == 3 and recipe.name == "other"
+    assert recipe.base.rows == 3 and recipe.name == "other" and recipe.corpus is not None
     assert recipe.corpus.sources == [{"synthetic": 5, "seed": 1}]
 
 

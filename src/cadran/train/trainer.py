@@ -146,6 +146,7 @@ class Trainer:
                         "lr_factor": self.plan.schedule.factor(number),
                         "tokens": self.tokens,
                         "tokens_per_second": learnt.tokens / took,
+                        "took": took,
                         **learnt.figures,
                     }
                 )

@@ -17,7 +17,7 @@ from cadran.recipe.run import CHECKPOINTS, runs_folder
 from cadran.recipe.schema import Recipe, present
 from cadran.recipe.stage import StageContext
 from cadran.recipe.stages.comparison import compare_answers, compare_stages
-from cadran.recipe.stages.pairs import gather_pairs, pair_settings, pair_steps
+from cadran.recipe.stages.pairs import gather_pairs, pair_settings, pair_steps, within
 from cadran.recipe.stages.parent import parent_of, put_adapter, start_settings, write_finetuned
 from cadran.recipe.stages.training import minimise
 from cadran.train.machine import DTYPES
@@ -51,6 +51,8 @@ class DpoStage:
         parent = parent_of(context, self.parent)
         model, dtype = parent.model(), DTYPES[section.precision or "fp32"]
         pairs = gather_pairs(context, section, parent, model.config.context)
+        steps = pair_steps(section, pairs.train.prompted)
+        pairs = within(pairs, steps * section.pairs)
         items, held_out = pairs.train.prompted, pairs.held_out.prompted
         before = item_logprobs(model, held_out, micro=section.micro, dtype=dtype, pad=parent.pad)
         reference: Tensor | Reference | None = None
@@ -60,9 +62,8 @@ class DpoStage:
             reference = adapter_off(model, dtype)  # the base in integers is another model than the one on disk
         elif section.loss not in REFERENCE_FREE:
             context.progress("log-probabilities of the reference", 0, None)
-            cache = context.folder / CHECKPOINTS / "reference.safetensors"
+            cache = context.folder / CHECKPOINTS
             reference = item_logprobs(model, items, micro=section.micro, dtype=dtype, pad=parent.pad, cache=cache)
-        steps = pair_steps(section, items)
         objective = PreferenceObjective(
             model, items, PairLoader(items, section.pairs, seed), section.loss, section.beta, reference, section.micro,
             dtype, smoothing=section.smoothing, gamma=section.gamma, sft_weight=section.sft_weight, pad=parent.pad,

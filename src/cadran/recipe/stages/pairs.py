@@ -1,7 +1,7 @@
 """Where preferences come from: planted ones with a ground truth, a file of the user's, what people chose."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -139,12 +139,16 @@ def planted_sides(
 
 def pair_steps(section: PairSection | KtoSection, items: Sequence[Prompted]) -> int:
     """Optimizer steps: as many as the epochs ask for, and no more than the tokens allow."""
-    rows = section.pairs if isinstance(section, PairSection) else section.rows
-    steps = max(1, round(section.epochs * len(items) / rows))
+    steps = max(1, round(section.epochs * len(items) / section.pairs))
     if section.tokens is None:
         return steps
     each = sum(len(item.prompt) + sum(map(len, item.answers)) for item in items) / len(items)
-    return max(1, min(steps, round(section.tokens / (each * rows))))
+    return max(1, min(steps, round(section.tokens / (each * section.pairs))))
+
+
+def within(pairs: Pairs, count: int) -> Pairs:
+    """The pairs that there is time to learn from: all, or so many from all along the list."""
+    return pairs if count >= len(pairs.train.pairs) else replace(pairs, train=_evenly(pairs.train, count))
 
 
 def _evenly(encoded: EncodedPairs, most: int) -> EncodedPairs:

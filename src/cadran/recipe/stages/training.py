@@ -100,10 +100,10 @@ def minimise(
     Returns:
         Tokens read.
     """
-    seconds, read = 0.0, 0
+    seconds = 0.0
 
     def record(event: dict[str, Any]) -> None:
-        nonlocal seconds, read
+        nonlocal seconds
         if event["kind"] in ("started", "resumed"):
             # What was done after the checkpoint is done again, and must not stand in the log twice.
             first = event["step"]
@@ -115,10 +115,9 @@ def minimise(
             before = [
                 e for e in read_events(context.log.path) if e.get("stage") == context.name and e["kind"] == "step"
             ]
-            seconds, read = (before[-1]["seconds"], before[-1]["tokens"]) if before else (0.0, 0)
+            seconds = before[-1]["seconds"] if before else 0.0
         if event["kind"] == "step":
-            seconds += (event["tokens"] - read) / event["tokens_per_second"]
-            read = event["tokens"]
+            seconds += event.pop("took")
             event["seconds"] = seconds
             context.progress(
                 f"loss {event['loss']:.3f}  {event['tokens_per_second']:,.0f} tokens/s", event["step"], plan.steps

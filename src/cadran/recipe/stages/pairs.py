@@ -139,11 +139,12 @@ def planted_sides(
 
 def pair_steps(section: PairSection | KtoSection, items: Sequence[Prompted]) -> int:
     """Optimizer steps: as many as the epochs ask for, and no more than the tokens allow."""
-    steps = max(1, round(section.epochs * len(items) / section.pairs))
+    batch = section.pairs if isinstance(section, PairSection) else section.rows
+    steps = max(1, round(section.epochs * len(items) / batch))
     if section.tokens is None:
         return steps
     each = sum(len(item.prompt) + sum(map(len, item.answers)) for item in items) / len(items)
-    return max(1, min(steps, round(section.tokens / (each * section.pairs))))
+    return max(1, min(steps, round(section.tokens / (each * batch))))
 
 
 def within(pairs: Pairs, count: int) -> Pairs:

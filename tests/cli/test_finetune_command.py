@@ -14,6 +14,7 @@ from tiny_assistants import (
     artefacts,
     chat_rows,
     done,
+    events,
     preference_rows,
     refused,
     results,
@@ -116,7 +117,7 @@ def test_mistakes_end_in_one_sentence_and_status_2(model: Path, tmp_path: Path) 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(model: Path, tmp_path: Path) -> None:
     data = write_rows(tmp_path / "rows.jsonl", chat_rows(40))
-    command = ["finetune", str(model), str(data), *QUICK, "--epochs", "4000", "--name", "long"]
+    command = ["finetune", str(model), str(data), *QUICK, "--epochs", "30", "--name", "long"]
     environment = dict(os.environ, CADRAN_RUNS=str(tmp_path))
     process = subprocess.Popen(
         [sys.executable, "-m", "cadran", *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -130,7 +131,6 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(model: Path, tmp_path: Path) 
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130 and "nothing is lost; type the same command again" in output, output
     (kept,) = (tmp_path / "long" / "sft" / "checkpoints").glob("step-*")
-    steps = int(kept.name.removeprefix("step-"))
-    # Ended here by fewer steps, which is another recipe: its checkpoint is not taken up.
-    said = done(tmp_path, *[*command[:-4], "--epochs", "1", "--name", "long"])
-    assert "goes on after step" not in said and results(tmp_path / "long", "sft")["steps"] < steps
+    assert f"goes on after step {int(kept.name.removeprefix('step-'))}\n" in done(tmp_path, *command)
+    steps = [event["step"] for event in events(tmp_path / "long") if event["kind"] == "step"]
+    assert steps == list(range(1, results(tmp_path / "long", "sft")["steps"] + 1))

@@ -80,7 +80,7 @@ def test_peft_opens_the_adapter_and_transformers_the_merged_model(
     assert (logits(load_model(folder, torch.float32)) - logits(merged)).abs().max() < 1e-4
     figures = results(tmp_path / "taught", stage)
     if stage == "sft":
-        assert figures["held_out_loss"]["after"] < figures["held_out_loss"]["before"] - 1
+        assert figures["held_out_loss"]["after"] < figures["held_out_loss"]["before"] - 0.5
     else:
         assert figures["accuracy"]["after"] >= figures["accuracy"]["before"]
 

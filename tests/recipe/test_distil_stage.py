@@ -68,7 +68,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture(scope="module")
 def taught(world: World) -> Path:
     """A student that only listened to its teacher, for tests that look."""
-    done(world.runs, "run", world.recipe("taught", mix=1.0, epochs=30))
+    done(world.runs, "run", world.recipe("taught", mix=1.0, epochs=24))
     return world.runs / "taught"
 
 
@@ -81,7 +81,7 @@ def test_a_student_comes_near_its_teacher_on_rows_that_were_held_out(taught: Pat
 
 
 def test_the_teacher_teaches_more_than_the_answers_do_in_as_many_steps(world: World, taught: Path) -> None:
-    done(world.runs, "run", world.recipe("alone", mix=0.0, epochs=30))
+    done(world.runs, "run", world.recipe("alone", mix=0.0, epochs=24))
     listened, alone = results(taught, "distil"), results(world.runs / "alone", "distil")
     assert listened["steps"] == alone["steps"] and listened["tokens"] == alone["tokens"]
     assert listened["held_out_loss"]["after"] < alone["held_out_loss"]["after"] - 0.1
@@ -163,7 +163,7 @@ def test_a_vocabulary_is_the_same_however_its_file_is_written(world: World, tmp_
 def test_mistakes_end_in_one_sentence(world: World, taught: Path) -> None:
     assert "there is no model nobody" in refused(world.runs, "run", world.recipe("astray", teacher="nobody"))
     assert "is what this stage makes" in refused(world.runs, "run", world.recipe("itself", teacher="itself"))
-    said = refused(world.runs, "run", world.recipe("taught", mix=1.0, epochs=30, teacher="taught/distil"))
+    said = refused(world.runs, "run", world.recipe("taught", mix=1.0, epochs=24, teacher="taught/distil"))
     assert "taught/distil is what this stage makes" in said
     said = refused(world.runs, "run", world.recipe("long", on_policy=0.5, max_tokens=250))
     assert "no prompt of the rows leaves room for an answer of 250 tokens; lower distil.max_tokens" in said

@@ -73,7 +73,7 @@ def python(path: Path, name: str, **more: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("stage", "options"),
     [
-        ("grpo", {"iterations": 20}),
+        ("grpo", {"iterations": 40}),
         ("grpo", {"iterations": 20, "adapter": {"rank": 8}, "advantages": "rloo", "kl": 0.01}),
         ("ppo", {"iterations": 20, "unended_penalty": 0.0}),
     ],
@@ -87,7 +87,7 @@ def test_what_a_function_of_the_user_rewards_becomes_likelier(
     run = tmp_path / "sums"
     found = results(run, stage)
     steps = [event for event in events(run) if event["kind"] == "step"]
-    assert len(steps) == found["steps"] == 20
+    assert len(steps) == found["steps"] == options["iterations"]
     drawn = [event["reward"] for event in steps]
     assert sum(drawn[-5:]) / 5 > sum(drawn[:5]) / 5 + 0.2
     assert abs(steps[0]["ratio"] - 1) < 1e-4

@@ -46,7 +46,10 @@ def compare_stages(
         before: {"pair_accuracy": accuracy["before"]} | {key: earlier[key] for key in scores if key in earlier},
         name: {"pair_accuracy": accuracy["after"]} | scores,
     }
-    said = {sample["prompt"]: sample["answer"] for sample in earlier["samples"]}
+    said = {
+        sample["prompt"]: sample["answer"] if "answer" in sample else sample["answers"].get(before, "")
+        for sample in earlier["samples"]
+    }
     samples: list[dict[str, Any]] = []
     with Engine(base.eval(), parent.tokenizer, None) as engine:
         for sample in found["samples"]:

@@ -1,7 +1,7 @@
 """Stage ``distil``: a student learns what a teacher finds likely at every token, on given rows and on its own."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from cadran.align.rollout import RolloutParams
 from cadran.align.rollout_engine import TorchRollouts
 from cadran.align.rows import article_rows
 from cadran.align.sft_rows import encode_rows
-from cadran.corpus.document import read_documents
+from cadran.corpus.document import Document, read_documents
 from cadran.corpus.shards import TokenShard, write_shard
+from cadran.engine.engine import Engine
 from cadran.engine.loading import open_tokenizer
 from cadran.errors import UserError
 from cadran.evaluate.answer_loss import answer_loss
@@ -31,6 +32,7 @@ from cadran.recipe.budget import training_plan
 from cadran.recipe.run import find_model, runs_folder
 from cadran.recipe.schema import Recipe, present
 from cadran.recipe.stage import StageContext
+from cadran.recipe.stages.examination import examine
 from cadran.recipe.stages.finetune import asked_answers, data_content, gather_chats, row_length, steps_of
 from cadran.recipe.stages.parent import (
     Parent,
@@ -86,7 +88,8 @@ class DistilStage:
         about = {"distil": settings, "files": data_content(section.data), "arithmetic": sums, "seed": recipe.seed}
         about |= {"threads": recipe.threads, "teacher": model_content(_teacher_path(recipe))}
         if recipe.corpus is not None:
-            about |= {"article_characters": present(recipe.sft).article_characters}
+            sft = present(recipe.sft)
+            about |= {"examined": [sft.article_characters, sft.topics_evaluated, sft.descriptions_evaluated]}
         return about | (start_settings(recipe) if self.parent is None else {})
 
     def run(self, context: StageContext) -> None:
@@ -135,7 +138,12 @@ class DistilStage:
         after = examined(written)
         results |= {name: {"before": before[name], "after": after[name]} for name in before}
         results |= {"teacher_loss": answer_loss(teacher, rows.held_out, length, pad=parent.pad, dtype=dtype)}
-        results |= {"samples": asked_answers(context, parent, written, rows.asked)}
+        if recipe.corpus is None:
+            results |= {"samples": asked_answers(context, parent, written, rows.asked)}
+        else:
+            articles = [document for document, split in _corpus(context) if split == "validation"]
+            with Engine(written, parent.tokenizer, parent.renderer) as engine:
+                results |= examine(engine, articles, context)
         write_json(context.folder / "results.json", results)
 
 
@@ -227,6 +235,11 @@ def _teacher_path(recipe: Recipe) -> Path:
     return path
 
 
+def _corpus(context: StageContext) -> Iterator[tuple[Document, str]]:
+    """Articles and chats with the side they are on."""
+    return read_documents(context.run.stage("corpus") / "documents.jsonl")
+
+
 def _gather(context: StageContext, section: DistilSection, parent: Parent, longest: int) -> _Rows:
     """A user's rows; or where there is a corpus, those of the SFT, and of the articles that are held out from it."""
     if context.recipe.corpus is None or section.data is not None:
@@ -235,7 +248,7 @@ def _gather(context: StageContext, section: DistilSection, parent: Parent, longe
     characters, generator = present(context.recipe.sft).article_characters, random.Random(context.recipe.seed)
     asked = [
         Conversation([dict(message) for message in row.messages], None, row.language, row.source)
-        for document, split in read_documents(context.run.stage("corpus") / "documents.jsonl")
+        for document, split in _corpus(context)
         if split == "validation" and "messages" not in document.meta
         for row in article_rows(document, generator, characters)
     ]

@@ -31,7 +31,9 @@ class PairSection(UpdateSection):
 class RewardSection(PairSection):
     """A reward model: the chat model with one number for an output, by Bradley and Terry."""
 
-    matrix_rate: Rate = 0.002
+    matrix_rate: Rate = 0.006
+    embedding_rate: Rate = 0.003
+    scalar_rate: Rate = 0.003
     centring: Annotated[float, Field(ge=0)] = 0.01
 
 

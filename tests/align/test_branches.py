@@ -1,5 +1,7 @@
 """Answers behind a shared prompt have the numbers of answers that stand alone."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from noisy import noisy_model
 from torch import Tensor
 
-from cadran.align.branches import Prompted, answer_states, hidden_of, pack_answers, per_answer
+from cadran.align.branches import NOBODY, Prompted, answer_states, hidden_of, pack_answers, per_answer
 from cadran.align.logprobs import model_logprobs, token_logprobs
 from cadran.model.transformer import Transformer
 
@@ -26,11 +28,12 @@ def alone(model: Transformer, item: Prompted, answer: tuple[int, ...]) -> tuple[
     return logprobs[list(places), list(answer)], states[0, -1]
 
 
-@settings(max_examples=40, deadline=None)
-@given(given=some, widest=st.integers(0, 40), share=st.booleans())
+@settings(max_examples=60, deadline=None)
+@given(given=some, widest=st.integers(0, 40), share=st.booleans(), beginning=st.just(()) | ids)
 def test_packed_answers_have_the_log_probabilities_of_answers_alone(
-    given: list[Prompted], widest: int, share: bool
+    given: list[Prompted], widest: int, share: bool, beginning: tuple[int, ...]
 ) -> None:
+    given = [replace(item, prompt=beginning + item.prompt) for item in given]
     batch = pack_answers(given, 32, 0, share=share, widest=widest)
     found, _ = model_logprobs(MODEL, batch)
     ends = hidden_of(MODEL, batch)[batch.ends]
@@ -44,7 +47,7 @@ def test_packed_answers_have_the_log_probabilities_of_answers_alone(
             number += 1
     assert batch.answers == number == len(batch.prompts)
     assert batch.lengths.tolist() == [len(answer) for item in given for answer in item.answers]
-    assert batch.tokens == int((batch.documents >= 0).sum())
+    assert batch.tokens == int((batch.documents != NOBODY).sum())
 
 
 def test_an_answer_has_no_gradient_to_the_tokens_of_another() -> None:
@@ -65,6 +68,22 @@ def test_a_shared_prompt_is_read_once() -> None:
     assert pack_answers([item], 32, 0).tokens == 10 + 6
     assert pack_answers([item], 32, 0, share=False).tokens == 3 * 10 + 6
     assert pack_answers([item], 32, 0, widest=15).tokens == 2 * 10 + 6
+
+
+def test_what_all_prompts_begin_with_is_read_once_a_row() -> None:
+    given = [Prompted((1, 2, 3, *own), ((9, 8), (7,))) for own in ((4,), (5, 6), (6,))]
+    batch = pack_answers(given, 32, 0)
+    assert batch.ids.shape[0] == 1 and batch.tokens == 3 + 4 + 3 * 3
+    assert pack_answers(given[:1], 32, 0).tokens == 4 + 3
+    assert pack_answers(given, 32, 0, share=False).tokens == 2 * (3 * 3 + 4) + 3 * 3
+    assert pack_answers([Prompted((1, 2), ((3,),)), Prompted((1, 2), ((4,),))], 32, 0).tokens == 1 + 2 * 2
+
+
+def test_rows_are_as_long_as_wastes_least() -> None:
+    given = [Prompted((number + 1,), ((9,) * length,)) for number, length in enumerate((30, 20, 19, 18, 17))]
+    batch = pack_answers(given, 64, 0)
+    assert batch.tokens / batch.ids.numel() > 0.9
+    assert pack_answers(given[:1], 64, 0).ids.shape == (1, 31)
 
 
 def test_unsupervised_tokens_are_read_but_not_summed() -> None:
@@ -120,6 +139,7 @@ def test_log_probabilities_and_their_gradients_are_those_of_log_softmax(temperat
         return token_logprobs(states, head, targets, temperature=temperature, cap=cap)[0]
 
     assert torch.autograd.gradcheck(ours, (states, head))
+    assert torch.autograd.gradcheck(lambda states: ours(states, head.detach()), (states,))
     logits = states @ head.t()
     logits = (logits if cap is None else cap * torch.tanh(logits / cap)) / temperature
     plain = torch.log_softmax(logits, -1)

@@ -2,12 +2,14 @@
 
 A row holds whole prompts, each followed by its answers. A document mask keeps prompts apart, a branch mask keeps the
 answers of one prompt apart, and every token has the position it would have if its answer stood alone: the numbers are
-those of separate rows, for the work of one. DPO reads a prompt once instead of twice, GRPO once for a whole group.
+those of separate rows, for the work of one. DPO reads a prompt once instead of twice, GRPO once for a whole group. What
+all prompts begin with, such as the template's system turn, stands once at the beginning of a row and is seen by all.
 """
 
 from bisect import bisect_right, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -17,11 +19,17 @@ from torch import Tensor
 
 from cadran.model.transformer import Transformer
 
-NOBODY = -1
-"""Document of padding."""
+NOBODY, EVERYBODY = -1, -2
+"""Documents of padding, and of what all prompts of a row begin with."""
 
 WIDEST = 1024
 """A row is not made longer than this for the sake of a shared prompt: scores grow with the square of its length."""
+
+DEAR = 1000
+"""Length of a row at which attention costs about as much as the maps, at a width of some hundreds."""
+
+STRIDE, STRETCH = 8, 4
+"""Lengths of rows that are tried: so far apart, and up to so many times the longest piece."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +54,8 @@ class Branches:
     Attributes:
         ids: int64, shape (R, T).
         positions: of each token within its own conversation, int64, shape (R, T).
-        documents: which prompt a token belongs to, ``NOBODY`` for padding, int32, shape (R, T).
+        documents: which prompt a token belongs to, ``EVERYBODY`` for the beginning that all of a row's prompts share,
+            ``NOBODY`` for padding, int32, shape (R, T).
         branches: 0 for a prompt's own tokens, then the number of the answer, int32, shape (R, T).
         sources: where in the flattened rows the state lies that predicts each answer token, int64, shape (N,).
         targets: the answer tokens, int64, shape (N,).
@@ -82,6 +91,7 @@ class Branches:
         document, branch = self.documents, self.branches
         seen = document[:, :, None] == document[:, None, :]
         seen &= (branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None])
+        seen |= document[:, None, :] == EVERYBODY
         seen &= torch.ones(length, length, dtype=torch.bool, device=self.ids.device).tril()
         return torch.zeros(seen.shape, dtype=dtype, device=self.ids.device).masked_fill_(~seen, -torch.inf)[:, None]
 
@@ -114,14 +124,15 @@ def pack_answers(
         items: at least one, with at least one answer among them.
         context: most tokens of a prompt and one of its answers.
         pad: id put in empty places.
-        share: whether a prompt is read once for all of its answers. A model whose layers see a window of positions
-            counts them along the row, and needs its answers apart.
+        share: whether a prompt is read once for all of its answers, and what all prompts begin with once a row. A
+            model whose layers see a window of positions counts them along the row, and needs its answers apart.
         widest: longest row; a prompt whose answers do not fit beside each other is repeated.
 
     Raises:
         ValueError: an empty prompt or answer, or one of them is too long.
     """
     pieces: list[_Piece] = []
+    common = _common([item.prompt for item in items if item.answers]) if share else 0
     lengths: list[int] = []
     prompts: list[int] = []
     flags: list[npt.NDArray[np.bool_]] = []
@@ -132,7 +143,7 @@ def pack_answers(
         if len(item.prompt) + longest > context:
             raise ValueError(f"item {number} has {len(item.prompt) + longest} tokens and the context is {context}")
         numbered = [(len(lengths) + index, answer) for index, answer in enumerate(item.answers)]
-        pieces += _pieces(number, item.prompt, numbered, widest if share else 0)
+        pieces += _pieces(number, item.prompt[common:], numbered, widest - common if share else 0)
         lengths += [len(answer) for answer in item.answers]
         prompts += [number] * len(item.answers)
         for index, answer in enumerate(item.answers):
@@ -141,8 +152,15 @@ def pack_answers(
                 raise ValueError(f"answer {index} of item {number} has another length than its mask")
     if not lengths:
         raise ValueError("there is no answer")
-    rows, width = _rows(pieces)
-    return _laid_out(rows, width, pad, lengths, prompts, np.concatenate(flags))
+    rows, width = _rows(pieces, common)
+    beginning = next(item.prompt[:common] for item in items if item.answers)
+    return _laid_out(rows, width, beginning, pad, lengths, prompts, np.concatenate(flags))
+
+
+def _common(prompts: list[tuple[int, ...]]) -> int:
+    """How many tokens all prompts begin with; at least one of each is left, and a single prompt shares none."""
+    alike = sum(1 for _ in takewhile(lambda ids: len(set(ids)) == 1, zip(*prompts, strict=False)))
+    return min(alike, *(len(prompt) - 1 for prompt in prompts)) if len(prompts) > 1 and all(prompts) else 0
 
 
 def _pieces(
@@ -158,12 +176,25 @@ def _pieces(
         yield piece
 
 
-def _rows(pieces: list[_Piece]) -> tuple[list[list[_Piece]], int]:
-    """Pieces by row, and the length of the longest piece, which is that of every row."""
-    width = max(piece.length for piece in pieces)
+def _rows(pieces: list[_Piece], common: int) -> tuple[list[list[_Piece]], int]:
+    """Pieces by row, and the length of every row, ``common`` tokens at its beginning included.
+
+    A row as long as the longest piece wastes what the others do not fill; longer rows waste less and read the common
+    beginning less often, but attention grows with them.
+    """
+    pieces = sorted(pieces, key=lambda piece: (-piece.length, piece.answers[0][0]))
+    longest, total = pieces[0].length, sum(piece.length for piece in pieces)
+    most = max(longest, min(total, STRETCH * longest, WIDEST - common))
+    tried = (_filled(pieces, width) for width in (*range(longest, most, STRIDE), most))
+    rows, width = min(tried, key=lambda found: len(found[0]) * (common + found[1]) * (DEAR + common + found[1]))
+    return rows, common + width
+
+
+def _filled(pieces: list[_Piece], width: int) -> tuple[list[list[_Piece]], int]:
+    """Pieces by row, each where it fits best, and the length of the fullest row; the longest piece comes first."""
     rows: list[list[_Piece]] = []
     room: list[tuple[int, int]] = []  # (free places, row), sorted
-    for piece in sorted(pieces, key=lambda piece: (-piece.length, piece.answers[0][0])):
+    for piece in pieces:
         index = bisect_right(room, (piece.length, -1))
         if index == len(room):
             rows.append([])
@@ -172,11 +203,17 @@ def _rows(pieces: list[_Piece]) -> tuple[list[list[_Piece]], int]:
         free, row = room.pop(index)
         rows[row].append(piece)
         insort(room, (free - piece.length, row))
-    return rows, width
+    return rows, width - room[0][0]
 
 
 def _laid_out(
-    rows: list[list[_Piece]], width: int, pad: int, lengths: list[int], prompts: list[int], valid: npt.NDArray[np.bool_]
+    rows: list[list[_Piece]],
+    width: int,
+    common: tuple[int, ...],
+    pad: int,
+    lengths: list[int],
+    prompts: list[int],
+    valid: npt.NDArray[np.bool_],
 ) -> Branches:
     shape = (len(rows), width)
     ids, positions = np.full(shape, pad, np.int64), np.zeros(shape, np.int64)
@@ -185,19 +222,23 @@ def _laid_out(
     sources, targets = np.zeros(firsts[-1], np.int64), np.zeros(firsts[-1], np.int64)
     ends = np.zeros(len(lengths), np.int64)
     tokens = 0
+    first = len(common)
+    ids[:, :first], positions[:, :first], documents[:, :first] = common, np.arange(first), EVERYBODY
     for row, pieces in enumerate(rows):
-        column = 0
+        column = first
+        tokens += first
         for document, piece in enumerate(pieces):
             tokens += piece.length
             end = column + len(piece.prompt)
+            after = first + len(piece.prompt)  # position of an answer's first token
             ids[row, column:end] = piece.prompt
-            positions[row, column:end] = np.arange(len(piece.prompt))
+            positions[row, column:end] = np.arange(first, after)
             documents[row, column : column + piece.length] = document
             last = end - 1
             for branch, (number, answer) in enumerate(piece.answers, start=1):
                 start, end = end, end + len(answer)
                 ids[row, start:end], branches[row, start:end] = answer, branch
-                positions[row, start:end] = np.arange(len(piece.prompt), len(piece.prompt) + len(answer))
+                positions[row, start:end] = np.arange(after, after + len(answer))
                 mine = slice(firsts[number], firsts[number + 1])
                 sources[mine] = row * width + np.array([last, *range(start, end - 1)])
                 targets[mine] = answer

@@ -1,7 +1,8 @@
 """Log-probabilities of given tokens, with gradients, without ever holding the logits of all positions.
 
-The logits of a piece are formed, used and dropped; the backward pass forms them again. That is one product more than
-keeping them, and (N, V) numbers less.
+The logits of a piece are formed, used and dropped. How a log-probability changes with its state does not depend on what
+becomes of it, so while the logits are at hand that is formed too, and the backward pass only scales it. Where the head
+is trained as well, the backward pass forms the logits again: one product more, and (N, V) numbers less.
 """
 
 from typing import Any
@@ -21,23 +22,40 @@ class _TokenLogprobs(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         kind = torch.promote_types(states.dtype, torch.float32)
         logprobs, entropies, sums = (torch.empty(len(states), dtype=kind, device=states.device) for _ in range(3))
+        alone = ctx.needs_input_grad[0] and not ctx.needs_input_grad[1]
+        slopes = torch.empty_like(states) if alone else None
         size = piece_of(head.shape[0])
         for start in range(0, len(states), size):
             piece = slice(start, start + size)
-            logits, _ = _logits(states[piece], head, temperature, cap)
-            total = torch.logsumexp(logits, -1)
-            sums[piece] = total
-            logprobs[piece] = logits.gather(-1, targets[piece, None])[:, 0] - total
-            probabilities = (logits - total[:, None]).exp_()
-            # What has no chance at all adds nothing, whatever its logit.
-            entropies[piece] = total - torch.where(probabilities > 0, probabilities * logits, 0.0).sum(-1)
-        ctx.save_for_backward(states, head, targets, sums)
+            logits, slope = _logits(states[piece], head, temperature, cap)
+            top = logits.amax(-1, keepdim=True)
+            exponentials = logits.sub_(top).exp()
+            total = exponentials.sum(-1)
+            target = targets[piece, None]
+            logprobs[piece] = logits.gather(-1, target)[:, 0] - total.log()
+            entropies[piece] = total.log() - _weighted(exponentials, logits) / total
+            sums[piece] = total.log() + top[:, 0]
+            if slopes is not None:
+                gradient = exponentials.mul_(-1 / total[:, None])
+                gradient.scatter_add_(-1, target, torch.ones_like(gradient[:, :1]))
+                if temperature != 1:
+                    gradient.mul_(1 / temperature)
+                if slope is not None:
+                    gradient.mul_(slope)
+                torch.mm(gradient.to(states.dtype), head, out=slopes[piece])
+        if slopes is None:
+            ctx.save_for_backward(states, head, targets, sums)
+        else:
+            ctx.save_for_backward(slopes)
         ctx.temperature, ctx.cap = temperature, cap
         ctx.mark_non_differentiable(entropies)
         return logprobs, entropies
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        if len(ctx.saved_tensors) == 1:
+            slopes = ctx.saved_tensors[0]
+            return slopes * gradients[0][:, None].to(slopes.dtype), None, None, None, None
         states, head, targets, sums = ctx.saved_tensors
         grad_states = torch.empty_like(states) if ctx.needs_input_grad[0] else None
         wide = torch.promote_types(head.dtype, torch.float32)
@@ -69,6 +87,14 @@ def _logits(states: Tensor, head: Tensor, temperature: float, cap: float | None)
         slope = 1 - logits.square()
         logits = logits.mul_(cap)
     return (logits if temperature == 1 else logits.div_(temperature)), slope
+
+
+def _weighted(weights: Tensor, logits: Tensor) -> Tensor:
+    """Sums over the vocabulary of weight * logit, shape (P,); what has no weight adds nothing, whatever its logit."""
+    result: Tensor = torch.linalg.vecdot(weights, logits)
+    if bool(result.isfinite().all()):
+        return result
+    return torch.where(weights > 0, weights * logits, 0.0).sum(-1)
 
 
 def token_logprobs(

@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
-from cadran.align.branches import Branches, Prompted, pack_for, per_answer
-from cadran.align.logprobs import model_logprobs
+from cadran.align.branches import Branches, Prompted, answer_states, pack_for, per_answer
+from cadran.align.logprobs import token_logprobs
 from cadran.align.pair_loader import fingerprint
 from cadran.errors import UserError
 from cadran.files import write_bytes
@@ -47,8 +47,10 @@ def answer_logprobs(model: Transformer, batch: Branches, dtype: torch.dtype | No
     model.eval()
     try:
         with _training_kernels(model):
-            logprobs, _ = model_logprobs(model, batch, dtype=dtype)
-            return per_answer(logprobs, batch).detach()
+            states = answer_states(model, batch, dtype).detach()  # and no gradient of the head, which is dear
+        head = model.lm_head.weight.detach().to(states.dtype)
+        logprobs, _ = token_logprobs(states, head, batch.targets, cap=model.config.logit_cap)
+        return per_answer(logprobs, batch)
     finally:
         model.train(before)
 

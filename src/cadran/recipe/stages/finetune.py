@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from cadran.align.arithmetic import sft_rows
-from cadran.align.branches import shares_prompts
-from cadran.align.common_beginning import WORTH, CommonBeginning, common_beginning
+from cadran.align.conversation_objective import ConversationObjective
 from cadran.align.data.read import read_rows
 from cadran.align.data.row import Conversation
 from cadran.align.sft_rows import EncodedRows, encode_rows, split_rows
@@ -38,8 +37,6 @@ from cadran.recipe.stages.parent import (
 from cadran.recipe.stages.training import minimise, write_lineage
 from cadran.train.loader import TokenLoader
 from cadran.train.machine import DTYPES
-from cadran.train.next_token import NextToken
-from cadran.train.objective import Objective
 
 ROW = 512
 """Tokens of a packed row where no example is longer: the scores of attention stay in the cache."""
@@ -98,7 +95,7 @@ class FinetuneStage:
         context.record({"kind": "notice", "text": f"held-out loss {before:.3f} nats a token before"})
         if section.adapter is not None:
             put_adapter(model, section.adapter, recipe.seed, parent.name)
-        objective, steps, epochs = _objective(section, model, train, length, recipe.seed, parent.pad, dtype)
+        objective, steps, epochs = _objective(section, model, chats, length, recipe.seed, parent.pad, dtype)
         plan = training_plan(section, steps, max(1, -(-steps // 5)), micro_rows=section.micro_rows or section.rows)
         model.train()  # an adapter may drop some of its input
 
@@ -128,24 +125,20 @@ class FinetuneStage:
 
 
 def _objective(
-    section: SftSection, model: Transformer, shard: TokenShard, length: int, seed: int, pad: int, dtype: torch.dtype
-) -> tuple[Objective, int, float]:
+    section: SftSection, model: Transformer, chats: Chats, length: int, seed: int, pad: int, dtype: torch.dtype
+) -> tuple[ConversationObjective, int, float]:
     """What is minimised, in how many steps, and how often each row is read in them."""
+    shard = chats.train
     loader = TokenLoader(shard, length, section.rows, seed, split=False, pad=pad)
-    steps, beginning = steps_of(section, loader), common_beginning(shard)
-    micro = section.micro_rows or section.rows
-    if beginning < WORTH or not shares_prompts(model):
-        return NextToken(model, loader, micro, dtype), steps, steps * section.rows / loader.rows_in_epoch()
-    # As many conversations a step as the packed rows would hold.
-    count = max(1, round(section.rows * shard.documents / loader.rows_in_epoch()))
+    # As many conversations a step as packed rows of that length would hold.
+    each = shard.documents / loader.rows_in_epoch()
+    count, micro = (max(1, round(rows * each)) for rows in (section.rows, section.micro_rows or section.rows))
+    steps = steps_of(section, loader)
     if section.tokens is None:
         steps = max(1, math.ceil(section.epochs * shard.documents / count))
-    piece = max(1, round(count * micro / section.rows))
-    return (
-        CommonBeginning(model, shard, beginning, count, piece, seed, dtype, pad),
-        steps,
-        steps * count / shard.documents,
-    )
+    sources = [row.source for row in chats.learnt.rows]
+    objective = ConversationObjective(model, shard, count, micro, seed, dtype, pad, sources)
+    return objective, steps, steps * count / shard.documents
 
 
 def data_content(data: str | None) -> dict[str, str]:

@@ -3,10 +3,12 @@
 import time
 from typing import Literal
 
+from torch import Tensor
+
 from align_peers.bench_files import BETAS, CLIP, RATE, BenchFiles
 from cadran.align.pair_loader import PairLoader
 from cadran.align.preference_objective import PreferenceObjective
-from cadran.align.reference import item_logprobs
+from cadran.align.reference import Reference, adapter_off, item_logprobs
 from cadran.model.lora import without_adapter
 from cadran.train.frozen import freeze_base
 from cadran.train.optimizers import OptimizerConfig
@@ -25,7 +27,10 @@ def constant_plan() -> TrainingPlan:
 
 
 class OwnDpo:
-    """DPO on an adapter, with the reference's log-probabilities computed beforehand.
+    """DPO on an adapter, with the reference's log-probabilities computed beforehand where the base is in float32.
+
+    In integers a sum in another order now and then rounds to another byte, so the same answer in another batch has a
+    slightly different log-probability; there the adapter is switched off in each step, as the recipes do.
 
     Args:
         files: what to read.
@@ -34,7 +39,7 @@ class OwnDpo:
         beta: of the loss.
 
     Attributes:
-        reference_seconds: what the reference's log-probabilities cost, for a pair.
+        reference_seconds: what the reference's log-probabilities cost beforehand, for a pair.
     """
 
     def __init__(self, files: BenchFiles, pairs: int, bits: Literal[8] | None, beta: float) -> None:
@@ -42,11 +47,14 @@ class OwnDpo:
         self.model = files.open_model()
         if bits is not None:
             freeze_base(self.model, bits)
-        with without_adapter(self.model):
-            item_logprobs(self.model, items[:pairs], micro=pairs)  # the first pass maps memory
-            start = time.perf_counter()
-            reference = item_logprobs(self.model, items, micro=pairs)
-        self.reference_seconds = (time.perf_counter() - start) / len(items)
+        reference: Tensor | Reference = adapter_off(self.model)
+        self.reference_seconds = 0.0
+        if bits is None:
+            with without_adapter(self.model):
+                item_logprobs(self.model, items[:pairs], micro=pairs)  # the first pass maps memory
+                start = time.perf_counter()
+                reference = item_logprobs(self.model, items, micro=pairs)
+            self.reference_seconds = (time.perf_counter() - start) / len(items)
         self.objective = PreferenceObjective(
             self.model, items, PairLoader(items, pairs, seed=0), "dpo", beta, reference, micro=pairs
         )

@@ -177,7 +177,7 @@ def test_it_learns_a_planted_preference_from_single_answers(seed: int, tmp_path:
     before = item_logprobs(model, held_out, micro=50)
     add_adapter(model, LoraConfig(rank=4), seed=seed)
     loader = PairLoader(items, 16, seed)
-    plan = replace(PLAN, steps=60, schedule=Schedule(60), checkpoint_seconds=1e9)
+    plan = replace(PLAN, steps=100, schedule=Schedule(100), checkpoint_seconds=1e9)
     reference = adapter_off(model, torch.float32)
     objective = KtoObjective(model, items, labels, loader, 0.5, reference, 16, torch.float32)
     Trainer(model, objective, plan, tmp_path, {}, lambda event: None).run()

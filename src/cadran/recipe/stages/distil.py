@@ -85,7 +85,12 @@ class DistilStage:
         section = present(recipe.distil)
         settings = section.model_dump(mode="json", exclude={"checkpoint_seconds", "data"})
         sums = None if recipe.arithmetic is None else recipe.arithmetic.model_dump(mode="json")
-        about = {"distil": settings, "files": data_content(section.data), "arithmetic": sums, "seed": recipe.seed}
+        about: dict[str, Any] = {
+            "distil": settings,
+            "files": data_content(section.data),
+            "arithmetic": sums,
+            "seed": recipe.seed,
+        }
         about |= {"threads": recipe.threads, "teacher": model_content(_teacher_path(recipe))}
         if recipe.corpus is not None:
             sft = present(recipe.sft)

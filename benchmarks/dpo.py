@@ -39,9 +39,9 @@ from process_memory import peak
 from worker import Worker, WorkerFailed, serve
 
 BETA = 0.1
-TURN = 16
+TURN = 8
 """Pairs of a turn that count; the first so many of the order are for the losses."""
-FIRST = 3
+FIRST = 2
 """Steps whose losses are compared."""
 FASTER, SMALLER = 1.8, 0.6
 """Least pairs/s against TRL's best, and most memory against TRL with as many pairs in a step."""

@@ -9,6 +9,10 @@ from typing import Annotated, Any
 import typer
 
 
+FULL_RATE = 5e-5
+"""Peak rate of all weights with ``--full``."""
+
+
 class Base(StrEnum):
     """How the model beneath an adapter is kept while it learns."""
 
@@ -28,7 +32,7 @@ def finetune(
     name: Annotated[str | None, typer.Option(help="Of the run; by default made of the model's and the data's.")] = None,
     epochs: Annotated[float | None, typer.Option(help="How often each row is read.")] = None,
     rank: Annotated[int, typer.Option(min=1, help="Of the adapter: more learns more and takes longer.")] = 16,
-    rate: Annotated[float | None, typer.Option(help="Peak learning rate of the adapter.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     dora: Annotated[bool, typer.Option("--dora", help="Train the lengths of the rows too (DoRA).")] = False,
     base: Annotated[
         Base, typer.Option(help="int8 trains faster, int4 takes less memory; what is written is never rounded.")
@@ -36,7 +40,7 @@ def finetune(
     full: Annotated[bool, typer.Option("--full", help="Train all weights instead of an adapter.")] = False,
     threads: Annotated[int | None, typer.Option(help="Of the computation; by default what the machine gives.")] = None,
 ) -> None:
-    """Teach a model your own answers, or with rows of chosen and rejected answers your preferences.
+    """Teach a model your own answers, or with chosen and rejected, good and bad ones your preferences.
 
     Stopped or killed, the same command goes on. Held-out rows say what it learnt; the report shows answers before and
     after.
@@ -51,19 +55,25 @@ def finetune(
 
     find_model(model)  # said before anything is read
     rows = read_rows(data)
-    stage = "sft" if rows.chats else "dpo"
-    if not rows.chats and not rows.pairs:
+    stage = "sft" if rows.chats else "dpo" if rows.pairs else "kto"
+    if not (rows.chats or rows.pairs or rows.labelled):
         raise UserError(
-            f"{data} has {rows.shape} rows, which neither SFT nor DPO learns from; give rows with answers, or with "
-            "chosen and rejected ones"
+            f"{data} has {rows.shape} rows, which only grpo and ppo learn from; give rows with answers, with chosen and "
+            "rejected ones, or with good and bad ones"
         )
-    adapter = None if full else {"rank": rank, "alpha": 2.0 * rank, "dora": dora, "base": base.value}
-    section: dict[str, Any] = {"data": str(data), "adapter": adapter}
-    section |= {key: value for key, value in (("epochs", epochs), ("adapter_rate", rate)) if value is not None}
+    section: dict[str, Any] = {"data": str(data)}
+    if full:
+        # A model that knows something is changed with care: the rates of a recipe are for one that is being made.
+        gentle = FULL_RATE if rate is None else rate
+        section |= {"adapter": None, "optimizer": "adamw", "matrix_rate": gentle, "embedding_rate": gentle}
+    else:
+        section["adapter"] = {"rank": rank, "alpha": 2.0 * rank, "dora": dora, "base": base.value}
+        section |= {} if rate is None else {"adapter_rate": rate}
+    section |= {} if epochs is None else {"epochs": epochs}
     plain = unicodedata.normalize("NFKD", name or f"{model_label(model)}-{data.resolve().stem}")
     label = re.sub(r"[^A-Za-z0-9._-]+", "-", plain.encode("ascii", "ignore").decode()).strip("-._")
     content: dict[str, Any] = {"name": label, "start": model, "threads": threads or usable_threads()}
     content[stage] = section
-    if stage == "dpo":
+    if stage != "sft":
         content["sft"] = None
     finish(load_recipe("assistant", overrides, content), None, None)

@@ -50,7 +50,9 @@ def label(
         try:
             session.run(typed_prompts() if known is None else session.unrated(known), number)
         finally:
-            rest = f"cadran finetune {model} {target}" if run is None else f"cadran run {recipe_of(run)} --from dpo"
+            rest = f"cadran finetune {model} {target}"
+            if run is not None and output is None and (recipe := recipe_of(run)) is not None:
+                rest = f"cadran run {recipe} --from dpo"
             session.tell(rest)
 
 
@@ -59,15 +61,22 @@ def run_of(model: Path) -> Path | None:
     return next((folder for folder in (model, model.parent) if (folder / "recipe.yaml").is_file()), None)
 
 
-def recipe_of(run: Path) -> str:
-    """What to type after ``cadran run`` to go on with a run: its name where a recipe has it, else its own recipe."""
+def recipe_of(run: Path) -> str | None:
+    """What to type after ``cadran run`` to repeat a run's stage ``dpo``; None when it has none.
+
+    Its name where a recipe has it, else its own recipe.
+    """
     from cadran.errors import UserError
     from cadran.recipe.schema import load_recipe
 
-    try:
-        return load_recipe(run.name).name
-    except UserError:
-        return str(run / "recipe.yaml")
+    for name in (run.name, str(run / "recipe.yaml")):
+        try:
+            recipe = load_recipe(name)
+        except UserError:
+            continue
+        if recipe.name == run.name and recipe.dpo is not None:
+            return name
+    return None
 
 
 def spoken_name(model: str) -> str:

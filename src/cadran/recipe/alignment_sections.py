@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cadran.recipe.sections import AdapterSection, Positive, Rate, Section, Share, UpdateSection
 
@@ -10,8 +10,8 @@ from cadran.recipe.sections import AdapterSection, Positive, Rate, Section, Shar
 class PairSection(UpdateSection):
     """Learning from pairs of answers: planted ones with a ground truth, a file of the user's, and what people chose."""
 
-    matrix_rate: Rate = 0.001
-    embedding_rate: Rate = 0.001
+    matrix_rate: Rate = 0.0003
+    embedding_rate: Rate = 0.0003
     decay: Annotated[float, Field(ge=0, le=1)] = 0.9
     warmup: Share = 0.1
     data: str | None = None
@@ -45,6 +45,15 @@ class DpoSection(PairSection):
     smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     gamma: Annotated[float, Field(ge=0)] = 0.0
     sft_weight: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _settings_belong_to_the_loss(self) -> "DpoSection":
+        """A setting that the loss does not know would be passed over in silence."""
+        if self.smoothing and self.loss not in ("cdpo", "robust"):
+            raise ValueError(f"smoothing is for the losses cdpo and robust and not for {self.loss}")
+        if self.gamma and self.loss != "simpo":
+            raise ValueError(f"gamma is for the loss simpo and not for {self.loss}")
+        return self
 
 
 class KtoSection(UpdateSection):
@@ -113,7 +122,7 @@ class RolloutSection(UpdateSection):
     warmup: Share = 0.0
     decay: Annotated[float, Field(ge=0, le=1)] = 1.0
     data: str | None = None
-    rewards: list[dict[str, Any]] = Field(default_factory=list)
+    rewards: list[str | dict[str, Any]] = Field(default_factory=list)
     iterations: Positive = 60
     prompts: Positive = 8
     answers: Positive = 8

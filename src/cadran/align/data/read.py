@@ -21,7 +21,7 @@ from cadran.files import sha256_text
 _USE = {
     "chat": "finetune (SFT)",
     "preference": "the reward and dpo stages",
-    "labelled": "the dpo stage with the KTO loss",
+    "labelled": "the kto stage",
     "verifiable": "the grpo and ppo stages",
 }
 

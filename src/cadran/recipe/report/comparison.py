@@ -20,6 +20,7 @@ _NAMES = {
     "sft": "SFT",
     "reward": "Reward model",
     "dpo": "DPO",
+    "kto": "KTO",
     "ppo": "PPO",
     "grpo": "GRPO",
     "distil": "Distilled",

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from typing import Any
 
 PRETRAINING = ("corpus", "tokenizer", "base")
-ALIGNED = ("sft", "reward", "dpo", "grpo", "ppo", "distil")
+ALIGNED = ("sft", "distil", "reward", "dpo", "kto", "grpo", "ppo")
 TRAINED = ("base", *ALIGNED)
 ORDER = (*PRETRAINING, *ALIGNED, "int8", "report")
 RESULTS = {stage: f"{stage}/results.json" for stage in ORDER[:-1]} | {"corpus": "corpus/datasheet.json"}

@@ -15,12 +15,22 @@ _ABOUT = {
     "reward": "It learns which of two answers people prefer, and gives every answer a number.",
     "dpo": "It learns from pairs of answers, directly: the better one becomes more likely than the worse one, by the "
     "measure of the model it began as, its reference.",
+    "kto": "It learns from answers that are good or bad on their own: the good become likelier than its reference had "
+    "them, the bad less.",
     "ppo": "It writes answers, has them graded, and makes the good ones likelier, while a critic guesses the grade in "
     "advance and the KL ties it to its reference.",
     "grpo": "It writes several answers to each question and makes those likelier that were graded above their group.",
     "distil": "It learns to predict what a larger model predicts.",
 }
-_SHORT = {"sft": "SFT", "reward": "Reward", "dpo": "DPO", "ppo": "PPO", "grpo": "GRPO", "distil": "Distilled"}
+_SHORT = {
+    "sft": "SFT",
+    "reward": "Reward",
+    "dpo": "DPO",
+    "kto": "KTO",
+    "ppo": "PPO",
+    "grpo": "GRPO",
+    "distil": "Distilled",
+}
 _HEADLINES = (("success", "right answers"), ("held_out_loss", "held-out loss"), ("accuracy", "pairs right"))
 _TILES = (("held_out_loss", "Held-out loss"), ("success", "Right answers"), ("reward", "Reward"))
 

@@ -33,6 +33,7 @@ STAGE_COLOURS = {
     "sft": "sft",
     "reward": "third",
     "dpo": "first",
+    "kto": "first",
     "ppo": "second",
     "grpo": "second",
     "distil": "third",

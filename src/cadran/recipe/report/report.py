@@ -44,6 +44,7 @@ _FIGURES = {
         "std",
     ),
     "dpo": (*_TRAINING, *_BEFORE_AFTER, "pairs", "by_kind", "models"),
+    "kto": (*_TRAINING, *_BEFORE_AFTER, "rows", "by_kind", "models"),
     "grpo": (*_TRAINING, *_BEFORE_AFTER, "prompts"),
     "ppo": (*_TRAINING, *_BEFORE_AFTER, "prompts"),
     "distil": (*_TRAINING, *_BEFORE_AFTER, "divergence"),

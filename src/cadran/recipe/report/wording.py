@@ -22,6 +22,7 @@ _STAGES = {
     "sft": "Chat (SFT)",
     "reward": "Reward model",
     "dpo": "Preferences (DPO)",
+    "kto": "Judged answers (KTO)",
     "ppo": "Reinforcement (PPO)",
     "grpo": "Reinforcement (GRPO)",
     "distil": "Distillation",

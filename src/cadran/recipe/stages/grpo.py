@@ -53,11 +53,13 @@ class GrpoStage:
             clip_high=section.clip_high,
             kl=section.kl,
             mask_truncated=section.mask_truncated,
+            success=practice.right,
+            success_reward=practice.deciding,
             dtype=practice.dtype,
         )
         objective = GrpoObjective(
             practice.model,
-            source_of(section, practice.model),
+            source_of(context, section, practice.model),
             PromptLoader(practice.prompts, section.prompts, seed),
             practice.grader,
             decoder(practice.parent.tokenizer),

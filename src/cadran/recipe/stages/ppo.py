@@ -60,12 +60,14 @@ class PpoStage:
             gamma=section.gamma,
             lam=section.gae_lambda,
             unended_penalty=section.unended_penalty,
+            success=practice.right,
+            success_reward=practice.deciding,
             dtype=practice.dtype,
         )
         trained = ActorCritic(practice.model)
         objective = PpoObjective(
             trained,
-            source_of(section, practice.model),
+            source_of(context, section, practice.model),
             PromptLoader(practice.prompts, section.prompts, seed),
             practice.grader,
             decoder(practice.parent.tokenizer),

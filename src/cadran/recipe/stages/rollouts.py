@@ -20,7 +20,7 @@ from cadran.align.reward_model import RewardModel
 from cadran.align.rewards.catalogue import parse_rewards
 from cadran.align.rewards.reward import Graded, Weighted
 from cadran.align.rollout import RolloutParams, decoder, sample_rollouts
-from cadran.align.rollout_engine import NativeRollouts, RolloutSource, TorchRollouts
+from cadran.align.rollout_engine import RolloutSource, TorchRollouts, open_rollouts
 from cadran.align.sft_rows import split_rows
 from cadran.errors import UserError
 from cadran.files import write_json
@@ -68,7 +68,8 @@ class Practice:
         prompts, held_out: to learn from, and not.
         refused: rows that are neither.
         grader: what says what an answer is worth.
-        right: from which worth on it counts as a success.
+        deciding: name of the reward that decides whether an answer is right, the first of the recipe's.
+        right: from which value of it on.
         before: its examination before the training.
         dtype: of the matrix products.
     """
@@ -79,6 +80,7 @@ class Practice:
     held_out: list[RolloutPrompt]
     refused: int
     grader: Grader
+    deciding: str
     right: float
     before: Examination
     dtype: torch.dtype
@@ -102,15 +104,16 @@ def prepare(
     model, dtype = parent.model(), DTYPES[section.precision or "fp32"]
     if judge is None:
         weighted = rewards_of(section)
-        grader, right = by_functions(weighted), sum(each.weight for each in weighted if each.weight > 0)
+        grader, deciding, right = by_functions(weighted), weighted[0].reward.name, 1.0
     else:
         # Its rewards have mean 0 on what it learnt from.
-        grader, right = by_model(judge, parent.pad, micro=section.micro, dtype=dtype), 0.0
+        deciding, right = "reward model", 0.0
+        grader = by_model(judge, parent.pad, micro=section.micro, dtype=dtype, name=deciding)
     prompts, held_out, refused = prompts_of(context, section, parent, model.config.context)
-    before = examine_greedily(model, held_out, params_of(section, parent), parent, grader, right)
+    before = examine_greedily(model, held_out, params_of(section, parent), parent, grader, (deciding, right))
     if section.adapter is not None:
         put_adapter(model, section.adapter, context.recipe.seed, parent.name)
-    return Practice(parent, model, prompts, held_out, len(refused), grader, right, before, dtype)
+    return Practice(parent, model, prompts, held_out, len(refused), grader, deciding, right, before, dtype)
 
 
 def reference_of(practice: Practice) -> TokenReference:
@@ -134,17 +137,18 @@ def practise(
     """
     model, held_out, parent, before = practice.model, practice.held_out, practice.parent, practice.before
 
-    params, grader, right = params_of(section, parent), practice.grader, practice.right
+    params, grader = params_of(section, parent), practice.grader
+    success = (practice.deciding, practice.right)
 
     def observe(step: int) -> None:
-        found = examine_greedily(model, held_out, params, parent, grader, right)
+        found = examine_greedily(model, held_out, params, parent, grader, success)
         figures = {"success": found.success, "reward": found.reward}
         context.record({"kind": "examination", "step": step, "figures": figures})
 
     steps = section.iterations * objective.period
     plan = training_plan(section, steps, max(1, -(-steps // section.examinations)))
     tokens = minimise(context, plan, trained, objective, observe)
-    after = examine_greedily(model, held_out, params, parent, grader, right)
+    after = examine_greedily(model, held_out, params, parent, grader, success)
     results: dict[str, Any] = {
         "prompts": {"train": len(practice.prompts), "held_out": len(held_out), "refused": practice.refused},
         "success": {"before": before.success, "after": after.success},
@@ -164,7 +168,7 @@ def rollout_settings(recipe: Recipe, section: RolloutSection) -> dict[str, Any]:
     settings = section.model_dump(mode="json", exclude={"checkpoint_seconds", "data"})
     files = {} if section.data is None else content_of(Path(section.data))
     for entry in section.rewards:  # a user's own function is one more file that the result depends on
-        options = entry.get("python")
+        options = entry.get("python") if isinstance(entry, dict) else None
         if isinstance(options, dict) and isinstance(options.get("function"), str):
             files |= content_of(Path(options["function"].rpartition(":")[0]))
     sums = None if recipe.arithmetic is None else recipe.arithmetic.model_dump(mode="json")
@@ -176,9 +180,12 @@ def rewards_of(section: RolloutSection) -> list[Weighted]:
     return parse_rewards(section.rewards or EXACT)
 
 
-def source_of(section: RolloutSection, model: Transformer) -> RolloutSource:
-    """Who draws the answers."""
-    return TorchRollouts(model) if section.rollouts == "torch" else NativeRollouts(model, section.rollouts)
+def source_of(context: StageContext, section: RolloutSection, model: Transformer) -> RolloutSource:
+    """Who draws the answers; the compiled core where it was asked for and can, else PyTorch, saying why."""
+    source, why_not = open_rollouts(model, section.rollouts)
+    if why_not:
+        context.record({"kind": "notice", "text": f"answers are drawn by PyTorch: {why_not}"})
+    return source
 
 
 def params_of(section: RolloutSection, parent: Parent) -> RolloutParams:
@@ -246,7 +253,7 @@ def examine_greedily(
     params: RolloutParams,
     parent: Parent,
     grader: Grader,
-    right: float,
+    success: tuple[str, float],
 ) -> Examination:
     """Let a model answer as likely as it can, and grade that.
 
@@ -256,7 +263,7 @@ def examine_greedily(
         params: of its answers; the temperature is passed over.
         parent: of the policy.
         grader: what says what an answer is worth.
-        right: from which worth on it counts as a success.
+        success: name of the reward that decides whether it is right, and from which value on.
     """
     decode, params = decoder(parent.tokenizer), replace(params, temperature=0.0)
     rollouts = sample_rollouts(TorchRollouts(model), prompts, 1, params, 0, 0, decode=decode)
@@ -264,9 +271,11 @@ def examine_greedily(
         Graded(prompts[rollout.prompt].messages, rollout.text, prompts[rollout.prompt].reference, rollout.ended)
         for rollout in rollouts
     ]
-    totals = grader(graded, [Prompted(prompts[each.prompt].ids, (each.ids,)) for each in rollouts]).totals
-    successes = sum(float(total) >= right - 1e-6 for total in totals)
-    return Examination(successes / len(rollouts), float(sum(totals)) / len(rollouts), [r.text for r in rollouts])
+    grades = grader(graded, [Prompted(prompts[each.prompt].ids, (each.ids,)) for each in rollouts])
+    name, least = success
+    right = int((grades.values[name].double() >= least - 1e-6).sum())
+    reward = float(grades.totals.double().mean())
+    return Examination(right / len(rollouts), reward, [rollout.text for rollout in rollouts])
 
 
 def _samples(prompts: Sequence[RolloutPrompt], before: Sequence[str], after: Sequence[str]) -> list[dict[str, Any]]:

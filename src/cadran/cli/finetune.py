@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-
 FULL_RATE = 5e-5
 """Peak rate of all weights with ``--full``."""
 
@@ -58,8 +57,8 @@ def finetune(
     stage = "sft" if rows.chats else "dpo" if rows.pairs else "kto"
     if not (rows.chats or rows.pairs or rows.labelled):
         raise UserError(
-            f"{data} has {rows.shape} rows, which only grpo and ppo learn from; give rows with answers, with chosen and "
-            "rejected ones, or with good and bad ones"
+            f"{data} has {rows.shape} rows, which only grpo and ppo learn from; give rows with answers, with chosen "
+            "and rejected ones, or with good and bad ones"
         )
     section: dict[str, Any] = {"data": str(data)}
     if full:

@@ -192,9 +192,7 @@ def test_a_row_of_another_kind_than_is_wanted_is_named(tmp_path: Path) -> None:
     )
     rows = read_rows(path, wanted="chat")
     assert len(rows.chats) == 1
-    assert rows.refused == [
-        "row 2 of data.jsonl: it is a labelled row, for the kto stage; chat rows are needed here."
-    ]
+    assert rows.refused == ["row 2 of data.jsonl: it is a labelled row, for the kto stage; chat rows are needed here."]
     with pytest.raises(UserError, match=r"it is a prompt/completion row, for finetune .* 1 more are refused"):
         read_rows(path, wanted="preference")
 

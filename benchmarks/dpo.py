@@ -122,7 +122,7 @@ class Found:
         return max(abs(a - b) for a, b in zip(self.losses[ours], self.losses[peer], strict=True))
 
 
-def run_sides(options: argparse.Namespace, arguments: list[str]) -> Found:
+def run_sides(options: argparse.Namespace, arguments: list[str], console: Console) -> Found:
     """All sides in turn.
 
     Raises:
@@ -135,11 +135,14 @@ def run_sides(options: argparse.Namespace, arguments: list[str]) -> Found:
         for name, worker in workers.items():
             prepared = worker.ask("prepare")
             found.losses[name], found.reference[name] = prepared["losses"], prepared["reference"]
+            console.print(f"ready: {name}", highlight=False)
 
         def turn(name: str) -> Callable[[], float]:
             def run() -> float:
                 rounds[name] += 1
-                return float(workers[name].ask(f"turn {FIRST_PAIRS + TURN * (rounds[name] - 1)}"))
+                speed = float(workers[name].ask(f"turn {FIRST_PAIRS + TURN * (rounds[name] - 1)}"))
+                console.print(f"round {rounds[name]}: {name}, {speed:.2f} pairs/s", highlight=False)
+                return speed
 
             return run
 
@@ -215,7 +218,7 @@ def measure(options: argparse.Namespace, arguments: list[str], console: Console)
             f"{sum(len(answer) for item in items for answer in item.answers) / len(items):.1f} of both answers",
             highlight=False,
         )
-        found = run_sides(options, [*arguments, "--folder", folder])
+        found = run_sides(options, [*arguments, "--folder", folder], console)
     show(found, console)
     after = measure_machine(options.threads)
     console.print(f"after:  {after.line()}", highlight=False)

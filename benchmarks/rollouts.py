@@ -137,10 +137,13 @@ def measure_part(
                 console.print(f"left out: {error}", highlight=False)
             else:
                 workers[name] = worker
+                console.print(f"ready: {part}, {name}", highlight=False)
 
         def turn(name: str) -> float:
             turns.setdefault(name, []).append(workers[name].ask("turn"))
-            return float(turns[name][-1]["seconds"])
+            seconds = float(turns[name][-1]["seconds"])
+            console.print(f"round {len(turns[name])}: {part}, {name}, {seconds:.2f} s", highlight=False)
+            return seconds
 
         result = interleave({name: partial(turn, name) for name in workers}, options.rounds)
         for name, worker in workers.items():

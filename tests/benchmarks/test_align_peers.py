@@ -45,10 +45,10 @@ def test_both_sides_of_dpo_begin_at_ln_2_and_go_on_alike(files, cached):
     assert len(theirs.losses) == len(theirs.clock.seconds) == 1 + 4 // 2
 
 
-def test_a_base_in_8_bits_is_its_own_reference(files):
+def test_a_base_in_8_bits_is_its_own_reference_in_every_step(files):
     side = OwnDpo(files, 2, 8, 0.1)
-    assert side.first_losses(1) == [pytest.approx(math.log(2), abs=1e-5)]
-    assert side.reference_seconds > 0
+    assert side.first_losses(1) == [pytest.approx(math.log(2), abs=1e-6)]
+    assert side.reference_seconds == 0
 
 
 @pytest.mark.parametrize("source", ["int8", "f32", "torch"])

@@ -7,14 +7,34 @@ import torch
 from cadran.align.branches import Prompted, pack_for
 from cadran.align.reward_model import RewardModel
 from cadran.align.rewards.reward import Graded, Grades, Weighted, grade
+from cadran.align.rewards.scorer import Scored
 
 Grader = Callable[[Sequence[Graded], Sequence[Prompted]], Grades]
 """From A answers, as text answer by answer and as ids prompt by prompt, to what they are worth."""
 
 
-def by_functions(rewards: Sequence[Weighted], *, timeout: float = 60.0) -> Grader:
-    """Rewards as functions of text; see ``rewards.reward.grade``."""
-    return lambda graded, items: grade(rewards, graded, timeout=timeout)
+def by_functions(rewards: Sequence[Weighted], *, judge: Grader | None = None, timeout: float = 60.0) -> Grader:
+    """Rewards as functions of text; see ``rewards.reward.grade``.
+
+    Args:
+        rewards: at least one.
+        judge: what stands behind ``reward_model`` among them.
+        timeout: see there.
+    """
+
+    def graded_by_functions(graded: Sequence[Graded], items: Sequence[Prompted]) -> Grades:
+        given = [_judged(each, judge, items) for each in rewards]
+        return grade(given, graded, timeout=timeout)
+
+    return graded_by_functions
+
+
+def _judged(weighted: Weighted, judge: Grader | None, items: Sequence[Prompted]) -> Weighted:
+    """The reward, and if it is the reward model's, with the ids that it reads."""
+    if judge is None or not isinstance(weighted.reward, Scored):
+        return weighted
+    scored = weighted.reward.with_scorer(lambda graded: judge(graded, items).totals.tolist())
+    return Weighted(scored, weighted.weight)
 
 
 def by_model(

@@ -61,11 +61,12 @@ def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
     if recipe.kto is not None:
         stages.append(KtoStage(parent, needs()))
         parent = "kto"
+    judged = ("reward",) if recipe.reward is not None else ()
     if recipe.grpo is not None:
-        stages.append(GrpoStage(parent, needs()))
+        stages.append(GrpoStage(parent, needs(*judged)))
         parent = "grpo"
     if recipe.ppo is not None:
-        stages.append(PpoStage(parent, needs(*(("reward",) if recipe.reward is not None else ()))))
+        stages.append(PpoStage(parent, needs(*judged)))
         parent = "ppo"
     if recipe.int8 is not None:
         if parent is None:

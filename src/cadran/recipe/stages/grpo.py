@@ -4,6 +4,7 @@ from typing import Any
 
 from cadran.align.grpo import GrpoConfig, GrpoObjective
 from cadran.align.prompt_loader import PromptLoader
+from cadran.align.reward_model import RewardModel
 from cadran.align.rollout import decoder
 from cadran.recipe.schema import Recipe, present
 from cadran.recipe.stage import StageContext
@@ -23,7 +24,7 @@ class GrpoStage:
 
     Args:
         parent: the stage it goes on from; None means the model that the recipe starts with.
-        needs: stages whose artefacts it reads.
+        needs: stages whose artefacts it reads; a reward model among them scores where the recipe names no rewards.
     """
 
     name = "grpo"
@@ -40,7 +41,8 @@ class GrpoStage:
     def run(self, context: StageContext) -> None:
         """Write the model and results.json."""
         section, seed = present(context.recipe.grpo), context.recipe.seed
-        practice = prepare(context, section, self.parent)
+        judge = RewardModel.load(context.run.stage("reward")) if "reward" in self.needs else None
+        practice = prepare(context, section, self.parent, judge)
         config = GrpoConfig(
             answers=section.answers,
             rollout=params_of(section, practice.parent),

@@ -18,7 +18,7 @@ from cadran.align.ratings import RATINGS, read_ratings
 from cadran.align.reference import Reference, adapter_off, frozen, item_logprobs
 from cadran.align.sft_rows import split_rows
 from cadran.errors import UserError
-from cadran.files import write_json, write_text
+from cadran.files import write_json
 from cadran.model.checkpoint import load_model
 from cadran.model.transformer import Transformer
 from cadran.recipe.alignment_sections import KtoSection
@@ -27,7 +27,7 @@ from cadran.recipe.run import runs_folder
 from cadran.recipe.schema import Recipe, present
 from cadran.recipe.stage import StageContext
 from cadran.recipe.stages.comparison import compare_answers, compare_stages
-from cadran.recipe.stages.pairs import REFUSED, pair_settings, pair_steps, planted_sides
+from cadran.recipe.stages.pairs import pair_settings, pair_steps, planted_sides, tell_refused
 from cadran.recipe.stages.parent import Parent, parent_of, put_adapter, start_settings, write_finetuned
 from cadran.recipe.stages.training import minimise
 from cadran.train.machine import DTYPES
@@ -180,10 +180,7 @@ def gather_judged(
     learnt = _encoded(train, parent, longest)
     examined = _encoded(held_out[:: max(1, -(-len(held_out) // section.held_out_rows))], parent, longest)
     refused += [*learnt.refused, *examined.refused]
-    if refused:
-        write_text(context.folder / REFUSED, "".join(f"{sentence}\n" for sentence in refused))
-        text = f"{len(refused)} rows are left out, the first because: {refused[0]} (all in {context.name}/{REFUSED})"
-        context.record({"kind": "notice", "text": text})
+    tell_refused(context, refused)
     why = f" ({refused[0]})" if refused else ""
     _check(learnt, f"to learn from{why}", f"give it more with {context.name}.data=FILE")
     _check(examined, "held out", f"hold out more with {context.name}.held_out=0.3, or give more rows")

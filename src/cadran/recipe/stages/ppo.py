@@ -43,9 +43,7 @@ class PpoStage:
     def run(self, context: StageContext) -> None:
         """Write the model and results.json."""
         section, seed = present(context.recipe.ppo), context.recipe.seed
-        judge = None
-        if "reward" in self.needs and not section.rewards:
-            judge = RewardModel.load(context.run.stage("reward"))
+        judge = RewardModel.load(context.run.stage("reward")) if "reward" in self.needs else None
         practice = prepare(context, section, self.parent, judge)
         config = PpoConfig(
             rollout=params_of(section, practice.parent),

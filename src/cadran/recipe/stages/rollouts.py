@@ -18,7 +18,8 @@ from cadran.align.prompt_loader import RolloutPrompt
 from cadran.align.rendering import rendered
 from cadran.align.reward_model import RewardModel
 from cadran.align.rewards.catalogue import parse_rewards
-from cadran.align.rewards.reward import Graded, Weighted
+from cadran.align.rewards.reward import Graded
+from cadran.align.rewards.scorer import Scored
 from cadran.align.rollout import RolloutParams, decoder, sample_rollouts
 from cadran.align.rollout_engine import RolloutSource, TorchRollouts, open_rollouts
 from cadran.align.sft_rows import split_rows
@@ -95,20 +96,21 @@ def prepare(
         context: of the stage.
         section: its section.
         stage: the one before it; None means what the recipe starts with.
-        judge: the reward model that grades; None leaves that to the section's rewards.
+        judge: the run's reward model, which grades where the section names no rewards; None without one.
 
     Raises:
         UserError: there is no model, or nothing to ask it.
     """
     parent = parent_of(context, stage)
     model, dtype = parent.model(), DTYPES[section.precision or "fp32"]
-    if judge is None:
-        weighted = rewards_of(section)
-        grader, deciding, right = by_functions(weighted), weighted[0].reward.name, 1.0
+    deciding, right = "reward model", 0.0  # its rewards have mean 0 on what it learnt from
+    learnt = None if judge is None else by_model(judge, parent.pad, micro=section.micro, dtype=dtype, name=deciding)
+    if learnt is not None and not section.rewards:
+        grader = learnt
     else:
-        # Its rewards have mean 0 on what it learnt from.
-        deciding, right = "reward model", 0.0
-        grader = by_model(judge, parent.pad, micro=section.micro, dtype=dtype, name=deciding)
+        weighted = parse_rewards(section.rewards or EXACT, scorer=None if learnt is None else _unasked)
+        grader, deciding = by_functions(weighted, judge=learnt), weighted[0].reward.name
+        right = 0.0 if isinstance(weighted[0].reward, Scored) else 1.0
     prompts, held_out, refused = prompts_of(context, section, parent, model.config.context)
     before = examine_greedily(model, held_out, params_of(section, parent), parent, grader, (deciding, right))
     if section.adapter is not None:
@@ -175,9 +177,9 @@ def rollout_settings(recipe: Recipe, section: RolloutSection) -> dict[str, Any]:
     return {"section": settings, "files": files, "sums": sums, "seed": recipe.seed, "threads": recipe.threads}
 
 
-def rewards_of(section: RolloutSection) -> list[Weighted]:
-    """The rewards that a recipe names, else whether the answer is the row's own."""
-    return parse_rewards(section.rewards or EXACT)
+def _unasked(graded: Sequence[Graded]) -> list[float]:
+    """Stands for the reward model until the answers' ids are there for it to read."""
+    return [0.0] * len(graded)
 
 
 def source_of(context: StageContext, section: RolloutSection, model: Transformer) -> RolloutSource:

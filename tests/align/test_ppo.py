@@ -258,7 +258,9 @@ def trained(folder: Path, stop_after: int = 0) -> tuple[dict[str, Tensor], list[
     else:
         trainer.run()
     steps = [
-        {k: v for k, v in event.items() if k != "tokens_per_second"} for event in events if event["kind"] == "step"
+        {k: v for k, v in event.items() if k not in ("tokens_per_second", "took")}
+        for event in events
+        if event["kind"] == "step"
     ]
     return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}, steps
 

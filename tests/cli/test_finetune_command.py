@@ -94,7 +94,6 @@ def test_two_data_files_of_one_name_are_two_runs_only_where_they_are_named(model
 def test_mistakes_end_in_one_sentence_and_status_2(model: Path, tmp_path: Path) -> None:
     good = write_rows(tmp_path / "rows.jsonl", chat_rows(20))
     sums = write_rows(tmp_path / "sums.jsonl", [{"prompt": "1 + 1 ?", "reference": "2"} for _ in range(3)])
-    thumbs = write_rows(tmp_path / "thumbs.jsonl", [{"prompt": "Oui ?", "completion": "Oui.", "label": True}])
     (tmp_path / "text.txt").write_text("Rien.", encoding="utf-8")
     (tmp_path / "folder").mkdir()
     cases: dict[str, list[str | Path]] = {
@@ -102,8 +101,7 @@ def test_mistakes_end_in_one_sentence_and_status_2(model: Path, tmp_path: Path) 
         "There is no file or folder": [model, tmp_path / "absent.jsonl"],
         "holds no data file": [model, tmp_path / "folder"],
         "is of no kind that is read here": [model, tmp_path / "text.txt"],
-        "verifiable rows, which neither SFT nor DPO learns from": [model, sums],
-        "labelled rows, which neither SFT nor DPO learns from": [model, thumbs],
+        "verifiable rows, which only grpo and ppo learn from": [model, sums],
         "did you mean sft.rows?": [model, good, "sft.row=2"],
         "is no override": [model, good, "rows"],
         "name in the recipe is wrong": [model, good, "--name", "???"],

@@ -150,7 +150,7 @@ def test_adapters_on_any_base_are_merged_into_floats(
 def test_full_trains_every_weight_and_writes_no_adapter(model: Path, data: Path, tmp_path: Path) -> None:
     said = done(
         tmp_path, "finetune", model, data, "--full", "sft.precision=fp32", "--threads", "1", "--epochs", "3",
-        "--name", "whole",
+        "--rate", "0.005", "--name", "whole",
     )  # fmt: skip
     stage = tmp_path / "whole" / "sft"
     _loss_falls(stage.parent)

@@ -247,7 +247,7 @@ def test_settings_that_cannot_be_end_in_one_sentence_and_status_2(model: Path, t
 def test_trying_raises_the_share_of_right_sums(model: Path, tmp_path: Path) -> None:
     path = recipe(
         tmp_path / "recipe.yaml", model, arithmetic=SUMS | {"count": 400, "largest": 3},
-        sft={"precision": "fp32", "tokens": 60_000, "rows": 2, "matrix_rate": 0.01, "embedding_rate": 0.01},
+        sft={"precision": "fp32", "tokens": 6_000, "rows": 2, "matrix_rate": 0.01, "embedding_rate": 0.01},
         grpo=QUICK | {"iterations": 150, "prompts": 8, "answers": 8, "max_tokens": 3, "matrix_rate": 0.002,
                       "embedding_rate": 0.002, "held_out_rows": 40},
     )  # fmt: skip

@@ -51,7 +51,17 @@ def figures(run: Run) -> dict[str, Any]:
         "description": sft.get("description", {}),
         "cpu": machine["cpu"],
         "threads": machine["threads"],
-    }
+    } | {stage: part for stage in ("reward", "dpo", "int8") if (part := _later(run, stage))}
+
+
+def _later(run: Run, stage: str) -> dict[str, Any]:
+    """Figures of a stage that a run may have."""
+    if run.marker(stage) is None:
+        return {}
+    results = read_json(run.stage(stage) / "results.json")
+    kept = ("accuracy", "interval", "by_kind", "pairs", "reward", "kl", "models", "calibration_error")
+    sizes = ("bytes_before", "bytes_after", "perplexity_before", "perplexity_after")
+    return {key: results[key] for key in (*kept, *sizes) if key in results}
 
 
 def rows(one: dict[str, Any]) -> dict[str, str]:
@@ -75,6 +85,29 @@ def rows(one: dict[str, Any]) -> dict[str, str]:
         )
     for language, score in sorted(one["description"].items()):
         shown[f"description {language}, chrF"] = f"{score['chrf']:.1f}, first words {score['baseline_chrf']:.1f}"
+    return shown | _later_rows(one)
+
+
+def _later_rows(one: dict[str, Any]) -> dict[str, str]:
+    shown = {}
+    if reward := one.get("reward"):
+        low, high = reward["interval"]
+        held_out = reward["pairs"]["held_out"]
+        shown["reward model, pairs right"] = f"{reward['accuracy']:.1%} ({low:.0%}-{high:.0%}, n {held_out})"
+    for name, model in one.get("dpo", {}).get("models", {}).items():
+        shown[f"{name}, pairs right"] = f"{model['pair_accuracy']:.1%}"
+        for language, score in sorted(model.get("topic", {}).items()):
+            low, high = score["interval"]
+            shown[f"{name}, topic {language}"] = f"{score['accuracy']:.1%} ({low:.0%}-{high:.0%})"
+        for language, score in sorted(model.get("description", {}).items()):
+            shown[f"{name}, description {language}, chrF"] = f"{score['chrf']:.1f}"
+    if dpo := one.get("dpo"):
+        moved = "  ".join(f"{side} {value:+.2f}" for side, value in dpo["kl"].items())
+        shown["log-probability against SFT, nats an answer"] = moved
+    if small := one.get("int8"):
+        change = small["perplexity_after"] / small["perplexity_before"] - 1
+        sizes = f"{small['bytes_before'] / 1e6:.2f} to {small['bytes_after'] / 1e6:.2f} MB"
+        shown["INT8, size and perplexity"] = f"{sizes}, {change:+.2%}"
     return shown
 
 

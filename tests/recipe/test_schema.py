@@ -73,7 +73,8 @@ def test_stages_follow_each_other_whatever_their_order_in_the_file() -> None:
     stages = {stage.name: stage for stage in stages_of(recipe)}
     assert list(stages) == ["sft", "reward", "dpo", "grpo", "ppo", "int8", "report"]
     assert {name: stage.needs for name, stage in stages.items()} == {
-        "sft": (), "reward": ("sft",), "dpo": ("sft",), "grpo": ("dpo", "reward"), "ppo": ("grpo", "reward"), "int8": ("ppo",),
+        "sft": (), "reward": ("sft",), "dpo": ("sft",), "grpo": ("dpo", "reward"), "ppo": ("grpo", "reward"),
+        "int8": ("ppo",),
         "report": ("sft", "reward", "dpo", "grpo", "ppo", "int8"),
     }  # fmt: skip
     alone = {stage.name: stage.needs for stage in stages_of(parse_recipe(STARTED | {"sft": None, "dpo": {}}))}

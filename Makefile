@@ -31,7 +31,6 @@ bench: .venv/ready-bench
 	$(BIN)/python benchmarks/time_to_loss.py
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/serving.py
-	$(BIN)/python benchmarks/rollouts.py
 
 # The native tests under the address and undefined-behaviour sanitizers, then under the thread sanitizer.
 sanitize: .venv/ready-sanitize

@@ -144,7 +144,7 @@ def test_a_row_that_the_template_cannot_write_is_refused_by_name(
 @pytest.mark.parametrize("source", [WITHOUT_STOP, MARKED_WITHOUT_STOP])
 def test_a_template_without_a_stop_token_is_one_error_for_all_rows(source: str) -> None:
     rows = [Conversation(talk("a", "b"), source="row 1"), Conversation(talk("c", "d"), source="row 2")]
-    with pytest.raises(UserError, match=r"writes no stop token after an answer.*--template") as error:
+    with pytest.raises(UserError, match=r"writes no stop token after an answer.*chat_template") as error:
         encode_rows(rows, foreign(source), 2000)
     assert not isinstance(error.value, RefusedRow)
 

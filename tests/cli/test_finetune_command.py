@@ -43,6 +43,20 @@ def test_rows_of_chosen_and_rejected_answers_are_learnt_by_dpo(model: Path, tmp_
     assert f"adapter {run / 'dpo' / 'adapter'}\n" in said and f"talk    cadran chat {run.name}\n" in said
 
 
+def test_answers_that_are_good_or_bad_on_their_own_are_learnt_by_kto(model: Path, tmp_path: Path) -> None:
+    thumbs = [
+        {"prompt": f"Question {number} ?", "completion": answer, "label": answer == "Oui."}
+        for number in range(20)
+        for answer in ("Oui.", "Non non.")
+    ]
+    done(
+        tmp_path, "finetune", model, write_rows(tmp_path / "pouces.jsonl", thumbs), "--threads", "1", "--rate", "0.01",
+        "--epochs", "4", "kto.precision=fp32", "kto.rows=8", "--name", "pouces",
+    )  # fmt: skip
+    reward = results(tmp_path / "pouces", "kto")["reward"]
+    assert reward["accuracy"] > 0.9 and (tmp_path / "pouces" / "kto" / "adapter").is_dir()
+
+
 @pytest.mark.parametrize(
     ("options", "stage"), [(["--full"], "sft"), (["--full"], "dpo"), (["--rank", "3", "--rate", "0.01"], "sft")]
 )

@@ -263,7 +263,7 @@ def _check_stops(renderer: Renderer) -> None:
     if not any(stops & set(rendered.ids[start:end]) for start, end in rendered.spans):
         raise NoStopToken(
             "The chat template of this model writes no stop token after an answer, so a model trained with it would "
-            "never stop; name another template with --template (chatml, for instance)."
+            "never stop; start with another model, or mend its chat_template."
         )
 
 

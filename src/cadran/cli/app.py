@@ -21,6 +21,7 @@ from cadran.cli import (
     quantize,
     report,
     run,
+    serve,
     talk,
     tokenizer,
 )
@@ -37,6 +38,7 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("generate")(talk.generate)
 app.command("chat")(talk.chat)
+app.command("serve")(serve.serve)
 app.command("finetune")(finetune.finetune)
 app.command("label")(label.label)
 app.command("report")(report.report)

@@ -38,11 +38,21 @@ class Delivery:
         tokenizer: the model's own.
         stop: strings that end an answer and are not part of it.
         post: where the events go.
+        shown: special ids whose names are part of the text.
     """
 
-    def __init__(self, request: Request, tokenizer: Tokenizer, stop: Sequence[str], post: Post) -> None:
+    def __init__(
+        self,
+        request: Request,
+        tokenizer: Tokenizer,
+        stop: Sequence[str],
+        post: Post,
+        shown: frozenset[int] = frozenset(),
+    ) -> None:
         self.request, self.post = request, post
-        self._texts: list[TextStream | None] = [TextStream(tokenizer, stop) for _ in range(request.answers)]
+        self._texts: list[TextStream | None] = [
+            TextStream(tokenizer, stop, shown=shown) for _ in range(request.answers)
+        ]
         self._begun, self._first = perf_counter(), 0.0
         self._cached = self._generated = 0
         self._failure: Exception | None = None
@@ -64,12 +74,14 @@ class Delivery:
         self._cached = max(self._cached, produced.cached)
         events = [Event("", index=produced.answer, prompt=produced.prompt)] if produced.prompt else []
         for scored in produced.tokens:
+            cached = None
             if not self._first:
                 self._first = perf_counter() - self._begun
+                cached = self._cached
             self._generated += 1
             said = text.push(scored.token)
             shown = scored if self.request.logprobs or self.request.top else None
-            events.append(Event(said, scored.token, index=produced.answer, scored=shown))
+            events.append(Event(said, scored.token, index=produced.answer, scored=shown, cached=cached))
             if text.stopped is not None:
                 break
         stopped = text.stopped

@@ -4,7 +4,7 @@ Threads and asyncio tasks may share one; their requests run together in one comp
 what else is under way.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from functools import cached_property
@@ -150,6 +150,7 @@ class Engine:
         top: int = 0,
         prompt_logprobs: bool = False,
         guess: Prompt = (),
+        shown_ids: Collection[int] = (),
         **sampling: Any,
     ) -> Completion:
         """Continue a text or a sequence of tokens. Computing begins at once.
@@ -166,6 +167,7 @@ class Engine:
             top: report this many of the likeliest tokens with every token, 0 to 64.
             prompt_logprobs: report the prompt's tokens with their log-probabilities.
             guess: what the answer will probably contain; it is checked several tokens at a time, and changes nothing.
+            shown_ids: special tokens whose names are part of the text, such as the marks of a tool call.
             sampling: single fields of ``params``, e.g. ``temperature=0``.
 
         Returns:
@@ -192,7 +194,8 @@ class Engine:
             guess=tuple(self.tokenizer.encode(guess) if isinstance(guess, str) else guess),
         )
         post = Post()
-        delivery = Delivery(request, self.tokenizer, (stop,) if isinstance(stop, str) else stop, post)
+        stops_at = (stop,) if isinstance(stop, str) else stop
+        delivery = Delivery(request, self.tokenizer, stops_at, post, frozenset(shown_ids))
         compute, number = self._compute, request.id
         compute.submit(delivery)
         return Completion(post, answers, lambda: compute.cancel(number))

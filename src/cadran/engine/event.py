@@ -39,6 +39,7 @@ class Event:
         stop: the stop string that ended the answer; it is not part of the text.
         message: what went wrong, with ``error``.
         usage: in the very last event.
+        cached: in the event of the request's first token: prompt tokens whose keys and values were there; else None.
     """
 
     text: str
@@ -50,3 +51,4 @@ class Event:
     stop: str | None = None
     message: str | None = None
     usage: Usage | None = None
+    cached: int | None = None

@@ -24,6 +24,7 @@ class TextStream:
         stop: strings that end the answer, in any order; none is empty.
         skip_special: leave the special tokens out of the text.
         continues: the answer goes on from a prompt, so that SentencePiece keeps the space before its first word.
+        shown: special ids whose names are part of the text all the same.
 
     Attributes:
         stopped: the stop string that was found, None while there is none.
@@ -33,9 +34,16 @@ class TextStream:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, stop: Sequence[str] = (), skip_special: bool = True, *, continues: bool = True
+        self,
+        tokenizer: Tokenizer,
+        stop: Sequence[str] = (),
+        skip_special: bool = True,
+        *,
+        continues: bool = True,
+        shown: frozenset[int] = frozenset(),
     ) -> None:
         self.stopped: str | None = None
+        self._tokenizer, self._shown = tokenizer, shown
         self._decoder = IncrementalDecoder(tokenizer, skip_special, continues=continues)
         self._stops = _StopFinder([stop] if isinstance(stop, str) else stop) if stop else None
         self._withheld = ""
@@ -46,7 +54,11 @@ class TextStream:
         Raises:
             UserError: the id is outside the vocabulary.
         """
-        return "" if self.stopped is not None else self._checked(self._decoder.push(token))
+        if self.stopped is not None:
+            return ""
+        if token in self._shown:  # it ends whatever character was under way
+            return self._checked(self._decoder.flush() + self._tokenizer.token_bytes(token).decode("utf-8", "replace"))
+        return self._checked(self._decoder.push(token))
 
     def flush(self) -> str:
         """What was withheld, when no more tokens come. ``stopped`` may be set by it: bytes that waited are text now."""

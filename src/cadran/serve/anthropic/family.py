@@ -1,0 +1,12 @@
+"""The Anthropic family: its routes and its way to say no."""
+
+import re
+
+from fastapi import APIRouter
+
+from cadran.serve.family import Family
+from cadran.serve.openai.errors import refuse
+
+router = APIRouter()
+
+FAMILY = Family("anthropic", re.compile(r"/v1/messages|/api/event_logging"), router, refuse)

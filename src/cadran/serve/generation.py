@@ -1,0 +1,308 @@
+"""One request from its admission to its last event: rendered, queued, computed, and told as the events of ``events``.
+
+A generation that is closed, left by a cancelled task or whose client went away gives its place, its model and its
+blocks back within one step.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+
+from cadran.engine import event as engine_events
+from cadran.engine.completion import Completion
+from cadran.engine.engine import Engine
+from cadran.engine.request import Finish, Scored
+from cadran.engine.sampler import SamplingParams
+from cadran.errors import UserError
+from cadran.serve.api_error import ApiError
+from cadran.serve.asked import GenerateRequest
+from cadran.serve.events import (
+    Admitted,
+    CallArguments,
+    CallBegan,
+    CallEnded,
+    Event,
+    Failed,
+    Finished,
+    Prefilled,
+    Reason,
+    Reasoned,
+    Spoke,
+    Used,
+)
+from cadran.serve.served_model import ServedModel
+from cadran.serve.tools.output_format import Prompted
+from cadran.serve.tools.output_reader import Argued, Called, Hung, OutputReader, Piece, PlainReader, Said, Thought
+
+log = logging.getLogger(__name__)
+
+
+class Generation:
+    """The answers to one prompt: an async iterator of events.
+
+    Args:
+        request: what was asked.
+        served: the model, lent for as long as this lasts.
+        prompted: the prompt as the model reads it.
+
+    Attributes:
+        prompt_tokens: of the prompt.
+    """
+
+    def __init__(self, request: GenerateRequest, served: ServedModel, prompted: Prompted) -> None:
+        self.request, self.served, self._prompted = request, served, prompted
+        self.prompt_tokens = len(prompted.ids)
+        self._completion: Completion | None = None
+        self._writers: list[_Writer] = []
+        self._room = 0
+
+    def start(self) -> None:
+        """Hand it to the engine.
+
+        Raises:
+            ApiError: the engine refuses it.
+        """
+        request, engine = self.request, self.served.engine
+        context = min(engine.context, request.context or engine.context)
+        room = context - self.prompt_tokens
+        if room < 1:
+            raise ApiError(
+                "too_long",
+                f"the prompt has {self.prompt_tokens} tokens and {context} fit with the answer; shorten it",
+                code="context_length_exceeded",
+            )
+        self._room = min(room, request.max_tokens or room)
+        chat = request.messages is not None
+        ends = self._ends(engine, chat)
+        try:
+            params = SamplingParams(**{**request.sampling, "max_tokens": self._room})
+            self._completion = engine.stream(
+                self._prompted.ids, params, stop=request.stop, stop_ids=ends, grammar=self._prompted.grammar,
+                answers=request.answers, logprobs=request.logprobs, top=request.top,
+                prompt_logprobs=request.prompt_logprobs, guess=request.guess, shown_ids=self._prompted.shown_ids,
+            )  # fmt: skip
+        except UserError as error:
+            raise ApiError("invalid", str(error)) from error
+        except TypeError as error:  # a field of the sampling that does not exist is a translator's mistake
+            raise ApiError("internal", "the request could not be translated") from error
+        self._writers = [_Writer(number, self._reader(chat)) for number in range(request.answers)]
+
+    def _ends(self, engine: Engine, chat: bool) -> tuple[int, ...]:
+        ends: tuple[int, ...] = ()
+        if not self.request.ignore_end:
+            ends = engine.renderer.stop_ids if chat and engine.renderer is not None else engine.tokenizer.eos_ids
+        return tuple(dict.fromkeys((*ends, *self.request.stop_ids)))
+
+    def _reader(self, chat: bool) -> OutputReader:
+        return self.served.output.reader(self.request, self._prompted) if chat else PlainReader()
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """From ``Prefilled`` to ``Used``, or to ``Failed``."""
+        completion, begun, first = self._completion, perf_counter(), 0.0
+        assert completion is not None, "start it first"
+        generated, cached, told = 0, 0, False
+        scored: tuple[Scored, ...] = ()
+        try:
+            async for event in completion:
+                if event.prompt:
+                    scored = event.prompt
+                    continue
+                if event.token is not None:
+                    generated += 1
+                if event.cached is not None:
+                    cached = event.cached
+                if not told:
+                    told, first = True, perf_counter() - begun
+                    yield Prefilled(cached, scored)
+                for told_event in self._told(event):
+                    yield told_event
+                if all(writer.over for writer in self._writers):
+                    break
+        except UserError as error:
+            yield Failed(ApiError("invalid" if not told else "internal", str(error)))
+            return
+        except RuntimeError as error:
+            log.exception("the engine failed", exc_info=error)
+            yield Failed(ApiError("internal", "the engine failed on this answer; the server's log says why"))
+            return
+        finally:
+            completion.close()
+        thought = sum(writer.thought for writer in self._writers)
+        yield Used(self.prompt_tokens, cached, generated, thought, 0.0, first, perf_counter() - begun)
+
+    def _told(self, event: engine_events.Event) -> Iterator[Event]:
+        writer = self._writers[event.index]
+        if writer.over:
+            return
+        yield from writer.push(event.text, event.scored, event.token is not None)
+        if event.finish is not None:
+            yield from writer.end(self._reason(event.finish, writer.tokens), event.stop)
+        elif writer.calls and not self._prompted.parallel and not writer.calling:
+            yield from writer.end("tools", None)
+
+    def _reason(self, finish: Finish, tokens: int) -> Reason:
+        match finish:
+            case "stop":
+                return "eos"
+            case "length":
+                wanted = self.request.max_tokens
+                return "length" if wanted is not None and tokens >= wanted else "context"
+            case _:
+                return "cancelled"
+
+    def close(self) -> None:
+        """Stop computing; may be called at any time."""
+        if self._completion is not None:
+            self._completion.close()
+
+
+@dataclass
+class _Writer:
+    """What was told of one answer.
+
+    Attributes:
+        index: of the answer.
+        reader: tells reasoning, text and calls apart.
+        tokens: generated.
+        thought: of those, for reasoning alone.
+        calls: begun.
+        calling: whether the last one goes on.
+        over: whether it has finished.
+    """
+
+    index: int
+    reader: OutputReader
+    tokens: int = 0
+    thought: int = 0
+    calls: int = 0
+    calling: bool = False
+    over: bool = False
+    _scored: list[Scored] = field(default_factory=list)
+
+    def push(self, text: str, scored: Scored | None, token: bool) -> Iterator[Event]:
+        self.tokens += token
+        if scored is not None:
+            self._scored.append(scored)
+        pieces = self.reader.push(text)
+        if pieces and all(isinstance(piece, Thought) for piece in pieces):
+            self.thought += token
+        # Tokens that brought no text of their own go with the next piece: together they make a character.
+        yield from self._events(pieces)
+
+    def end(self, reason: Reason, stop: str | None) -> Iterator[Event]:
+        yield from self._events(self.reader.end())
+        if self._scored:
+            yield Spoke(self.index, "", tuple(self._scored))
+            self._scored = []
+        self.over = True
+        if stop is not None:
+            reason = "stop_string"
+        elif self.calls and not self.calling and reason == "eos":
+            reason = "tools"
+        yield Finished(self.index, reason, stop)
+
+    def _events(self, pieces: list[Piece]) -> Iterator[Event]:
+        for piece in pieces:
+            match piece:
+                case Thought(text):
+                    self._scored = []
+                    yield Reasoned(self.index, text)
+                case Said(text):
+                    tokens, self._scored = tuple(self._scored), []
+                    yield Spoke(self.index, text, tokens)
+                case Called(name):
+                    self._scored, self.calling = [], True
+                    yield CallBegan(self.index, self.calls, secrets.token_hex(12), name)
+                    self.calls += 1
+                case Argued(fragment):
+                    self._scored = []
+                    yield CallArguments(self.index, self.calls - 1, fragment)
+                case Hung():
+                    self._scored, self.calling = [], False
+                    yield CallEnded(self.index, self.calls - 1)
+
+
+async def render(request: GenerateRequest, served: ServedModel) -> Prompted:
+    """The prompt as ids. Long ones are rendered in a thread, so that other requests go on.
+
+    Raises:
+        ApiError: the model cannot chat, its template refuses the conversation, or the prompt is empty.
+    """
+
+    def work() -> Prompted:
+        engine = served.engine
+        if request.messages is not None:
+            if engine.renderer is None:
+                raise ApiError("invalid", f"the model {served.known.name} only continues texts; ask /v1/completions")
+            return served.output.prompted(request, request.messages)
+        prompt = request.prompt
+        if not isinstance(prompt, str):
+            return Prompted(tuple(prompt or ()), request.grammar)
+        ids = engine.tokenizer.encode(prompt, special=True)
+        opening = engine.opening_ids
+        if ids[: len(opening)] != opening:  # the client may have written the beginning of the text itself
+            ids = [*opening, *ids]
+        return Prompted(tuple(ids), request.grammar)
+
+    size = len(request.prompt or "") + sum(len(str(message.get("content"))) for message in request.messages or ())
+    try:
+        return work() if size < 2000 else await asyncio.to_thread(work)
+    except UserError as error:
+        raise ApiError("invalid", str(error)) from error
+
+
+async def merged(generations: Sequence[Generation]) -> AsyncGenerator[Event, None]:
+    """The events of several generations in one stream, as they come; answers are numbered through."""
+    if len(generations) == 1:
+        async for single in generations[0].events():
+            yield single
+        return
+    queue: asyncio.Queue[tuple[int, Event | None]] = asyncio.Queue()
+
+    async def forward(offset: int, generation: Generation) -> None:
+        try:
+            async for event in generation.events():
+                queue.put_nowait((offset, event))
+        finally:
+            queue.put_nowait((offset, None))
+
+    tasks, offset = [], 0
+    for generation in generations:
+        tasks.append(asyncio.create_task(forward(offset, generation)))
+        offset += generation.request.answers
+    used, going = Used(), len(tasks)
+    try:
+        while going:
+            offset, event = await queue.get()
+            if event is None:
+                going -= 1
+            elif isinstance(event, Used):
+                used = _sum(used, event)
+            elif isinstance(event, Failed):
+                yield event
+                return
+            elif isinstance(event, Admitted):
+                yield event
+            else:
+                yield replace(event, index=event.index + offset)
+        yield used
+    finally:
+        for task in tasks:
+            task.cancel()
+        for generation in generations:
+            generation.close()
+
+
+def _sum(one: Used, other: Used) -> Used:
+    return Used(
+        one.prompt_tokens + other.prompt_tokens,
+        one.cached_tokens + other.cached_tokens,
+        one.generated_tokens + other.generated_tokens,
+        one.reasoning_tokens + other.reasoning_tokens,
+        0.0,
+        min(filter(None, (one.first_token, other.first_token)), default=0.0),
+        max(one.seconds, other.seconds),
+    )

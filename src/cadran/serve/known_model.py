@@ -1,0 +1,62 @@
+"""A model that could be served: its name, where it lies, what its headers say. Nothing is opened for it."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from cadran.files import sha256_file
+from cadran.library.header import ModelHeader, read_header
+from cadran.model.weight_files import weight_files
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """One entry of the list of models.
+
+    Attributes:
+        name: what clients write.
+        path: of the folder or file.
+        aliases: further names.
+        adapter: folder of a LoRA adapter that is put on it, or None.
+    """
+
+    name: str
+    path: Path
+    aliases: tuple[str, ...] = ()
+    adapter: Path | None = None
+
+    @cached_property
+    def header(self) -> ModelHeader:
+        """What its files say; ``UserError`` when they are damaged."""
+        return read_header(self.path)
+
+    @cached_property
+    def created(self) -> float:
+        """When its weights were written, seconds since 1970."""
+        return max(path.stat().st_mtime for path in self._files)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of its weights, 64 hexadecimal digits: version, digest and proof of what was served. Reads them all.
+
+        Several files are hashed by their digests, in order of name.
+        """
+        digests = [sha256_file(path) for path in self._files]
+        return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+    @property
+    def _files(self) -> list[Path]:
+        files = [self.path] if self.path.is_file() else weight_files(self.path)
+        return sorted(files) + ([self.adapter / "adapter_model.safetensors"] if self.adapter else [])
+
+    @property
+    def owner(self) -> str:
+        """The part of its name before the slash, where it has one."""
+        owner, slash, _ = self.name.rpartition("/")
+        return owner if slash else "cadran"
+
+    @property
+    def short_name(self) -> str:
+        """The part after it."""
+        return self.name.rpartition("/")[2]

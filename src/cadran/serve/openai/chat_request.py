@@ -1,0 +1,275 @@
+"""The request of ``POST /v1/chat/completions`` and what it means. Source: api-contracts 1.1."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cadran.serve.api_error import ApiError
+from cadran.serve.asked import GenerateRequest, Message, Tool, ToolChoice
+from cadran.serve.openai.sampling_fields import SamplingFields
+
+Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
+
+
+class _Open(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class Part(_Open):
+    """A part of a message; only text is read."""
+
+    type: str = "text"
+    text: str | None = None
+    refusal: str | None = None
+
+
+class CalledFunction(_Open):
+    """What was called; ``arguments`` is JSON text."""
+
+    name: str
+    arguments: str | dict[str, Any] = "{}"
+
+
+class ToolCall(_Open):
+    """A call in a message of the assistant."""
+
+    id: str = ""
+    type: str = "function"
+    function: CalledFunction
+
+
+class ChatMessage(_Open):
+    """One turn."""
+
+    role: Role
+    content: str | list[Part] | None = None
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    function_call: CalledFunction | None = None
+
+
+class FunctionSpec(_Open):
+    """A function that may be called."""
+
+    name: str = Field(min_length=1)
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ToolSpec(_Open):
+    """A tool."""
+
+    type: str = "function"
+    function: FunctionSpec | None = None
+
+
+class JsonSchema(_Open):
+    """A named schema."""
+
+    name: str = "answer"
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
+    strict: bool | str | None = None
+
+
+class ResponseFormat(_Open):
+    """What the answer must be."""
+
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: JsonSchema | None = None
+
+
+class Prediction(_Open):
+    """What the answer will probably be."""
+
+    type: str = "content"
+    content: str | list[Part] = ""
+
+
+class ChatRequest(SamplingFields):
+    """The body."""
+
+    messages: list[ChatMessage] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    response_format: ResponseFormat | None = None
+    tools: list[ToolSpec] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: str | None = None
+    prediction: Prediction | None = None
+    modalities: list[str] | None = None
+    functions: list[FunctionSpec] | None = None
+    function_call: str | dict[str, Any] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    continue_final_message: bool = False
+
+    def asked(self) -> GenerateRequest:
+        """What it means.
+
+        Raises:
+            ApiError: it asks for what is not there, or contradicts itself.
+        """
+        if self.modalities not in (None, ["text"]):
+            raise ApiError("invalid", "only text is made here; leave modalities out", param="modalities")
+        messages = [to_template(message, number) for number, message in enumerate(self.messages)]
+        prefill = ""
+        if self.continue_final_message and messages[-1]["role"] == "assistant":
+            prefill = str(messages.pop().get("content", ""))
+            if not messages:
+                raise ApiError("invalid", "there is nothing before the message to be continued", param="messages")
+        tools = self._tools()
+        effort = self.reasoning_effort
+        variables = dict(self.chat_template_kwargs or {})
+        if effort is not None:
+            variables.setdefault("reasoning_effort", effort)
+        thinking = variables.pop("enable_thinking", None)
+        return GenerateRequest(
+            model=self.model,
+            messages=tuple(messages),
+            prefill=prefill,
+            tools=tools,
+            tool_choice=self._choice(tools),
+            parallel_tools=self.parallel_tool_calls is not False,
+            sampling=self.sampling(),
+            max_tokens=self.max_completion_tokens or self.max_tokens,
+            stop=self.stops,
+            stop_ids=tuple(self.stop_token_ids or ()),
+            ignore_end=self.ignore_eos,
+            grammar=self._format(),
+            answers=self.n or 1,
+            logprobs=bool(self.logprobs),
+            top=self.top_logprobs or 0 if self.logprobs else 0,
+            thinking=thinking if isinstance(thinking, bool) else None if effort is None else effort != "none",
+            template_variables=variables,
+            guess="" if self.prediction is None else text_of(self.prediction.content, "prediction"),
+            adapter=self.lora,
+        )
+
+    def _format(self) -> dict[str, Any] | None:
+        asked = self.response_format
+        if asked is None or asked.type == "text":
+            return self.prescribed()
+        if asked.type == "json_object":
+            return {"json_object": True}
+        if asked.json_schema is None or asked.json_schema.schema_ is None:
+            raise ApiError("invalid", "response_format has no schema", param="response_format.json_schema")
+        return {"json_schema": asked.json_schema.schema_}
+
+    def _tools(self) -> tuple[Tool, ...]:
+        specs = [(tool.type, tool.function) for tool in self.tools or ()]
+        specs += [("function", function) for function in self.functions or ()]
+        tools = []
+        for type, function in specs:
+            if type != "function" or function is None:
+                raise ApiError(
+                    "invalid", f"tools of the type {type!r} are not known here; use functions", param="tools"
+                )
+            tools.append(
+                Tool(
+                    function.name,
+                    function.description or "",
+                    function.parameters or {"type": "object", "properties": {}},
+                    bool(function.strict),
+                )
+            )
+        return tuple(tools)
+
+    def _choice(self, tools: Sequence[Tool]) -> ToolChoice:
+        asked = self.tool_choice if self.tool_choice is not None else self.function_call
+        match asked:
+            case None | "auto":
+                return ToolChoice()
+            case "none":
+                return ToolChoice("none")
+            case "required" | "any":
+                choice = ToolChoice("required")
+            case {"type": "allowed_tools", "allowed_tools": {"mode": "auto" | "required" as mode, "tools": [*allowed]}}:
+                choice = ToolChoice(mode, tuple(_name(tool) for tool in allowed))
+            case {"function": {"name": str(name)}} | {"name": str(name)}:
+                choice = ToolChoice("required", (name,))
+            case _:
+                raise ApiError("invalid", "tool_choice is none, auto, required or a function", param="tool_choice")
+        known = {tool.name for tool in tools}
+        if choice.mode == "required" and not known:
+            raise ApiError("invalid", "tool_choice asks for a call and there are no tools", param="tool_choice")
+        for name in choice.names:
+            if name not in known:
+                raise ApiError("invalid", f"tool_choice names {name!r}, which is no tool", param="tool_choice")
+        return choice
+
+
+def _name(tool: object) -> str:
+    match tool:
+        case {"function": {"name": str(name)}} | {"name": str(name)}:
+            return name
+    raise ApiError("invalid", "tool_choice allows something that is no function", param="tool_choice")
+
+
+def text_of(content: str | list[Part] | None, field: str) -> str:
+    """The text of a content; parts are put together.
+
+    Raises:
+        ApiError: a part is no text.
+    """
+    if content is None or isinstance(content, str):
+        return content or ""
+    texts = []
+    for part in content:
+        said = part.text if part.text is not None else part.refusal
+        if said is None or part.type not in ("text", "refusal", "input_text", "output_text"):
+            raise ApiError("invalid", f"{part.type} cannot be read by a model of text; send text", param=field)
+        texts.append(said)
+    return "".join(texts)
+
+
+def to_template(message: ChatMessage, number: int) -> Message:
+    """A message as chat templates read it.
+
+    Args:
+        message: of the request.
+        number: its place, for complaints.
+
+    Raises:
+        ApiError: a part that is no text, or arguments that are no JSON object.
+    """
+    field = f"messages.{number}"
+    role = {"developer": "system", "function": "tool"}.get(message.role, message.role)
+    told: dict[str, Any] = {"role": role, "content": text_of(message.content, f"{field}.content")}
+    if message.name is not None:
+        told["name"] = message.name
+    if message.tool_call_id is not None:
+        told["tool_call_id"] = message.tool_call_id
+    if thought := message.reasoning_content or message.reasoning:
+        told["reasoning_content"] = thought
+    calls = list(message.tool_calls or ())
+    if message.function_call is not None:
+        calls.append(ToolCall(function=message.function_call))
+    if calls:
+        told["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.function.name, "arguments": _arguments(call.function.arguments, field)},
+            }
+            for call in calls
+        ]
+    return told
+
+
+def _arguments(arguments: str | dict[str, Any], field: str) -> dict[str, Any]:
+    if isinstance(arguments, dict):
+        return arguments
+    try:
+        content = json.loads(arguments or "{}")
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise ApiError("invalid", "the arguments of a call are no JSON object", param=f"{field}.tool_calls")
+    return content

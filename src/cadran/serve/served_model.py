@@ -1,0 +1,40 @@
+"""A model that is open: its engine and what the APIs want to know of it."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from time import monotonic
+
+from cadran.engine.engine import Engine
+from cadran.serve.known_model import KnownModel
+from cadran.serve.tools.output_format import OutputFormat
+
+
+@dataclass
+class ServedModel:
+    """Held by the shelf; in use while ``users`` is above 0.
+
+    Attributes:
+        known: which model it is.
+        engine: open.
+        loading_seconds: what opening it took.
+        users: requests under way.
+        last_used: when the last one ended, by ``time.monotonic``.
+        keep_alive: seconds that it stays open without requests; None for ever.
+    """
+
+    known: KnownModel
+    engine: Engine
+    loading_seconds: float = 0.0
+    users: int = 0
+    last_used: float = field(default_factory=monotonic)
+    keep_alive: float | None = None
+
+    @cached_property
+    def output(self) -> OutputFormat:
+        """How it writes reasoning and calls."""
+        return OutputFormat(self.engine)
+
+    @property
+    def expires(self) -> float | None:
+        """When it will be closed, by ``time.monotonic``, if nobody asks; None for never or while it is in use."""
+        return None if self.keep_alive is None or self.users else self.last_used + self.keep_alive

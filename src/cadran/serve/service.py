@@ -1,0 +1,162 @@
+"""What every API family calls: models, admission and generations behind a few methods, and nothing of HTTP."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+from cadran.engine.engine import Engine
+from cadran.errors import UserError
+from cadran.library.catalogue import run_models
+from cadran.library.find import find_pulled, pulled_names
+from cadran.recipe.run import find_model, runs_folder
+from cadran.serve.admission import Admission
+from cadran.serve.api_error import ApiError
+from cadran.serve.asked import GenerateRequest
+from cadran.serve.exchange import Exchange
+from cadran.serve.generation import Generation, render
+from cadran.serve.known_model import KnownModel
+from cadran.serve.served_model import ServedModel
+from cadran.serve.settings import ServeSettings
+from cadran.serve.shelf import Shelf, with_aliases
+from cadran.serve.state.database import Database
+
+log = logging.getLogger(__name__)
+
+Listener = Callable[[Exchange], None]
+
+
+class Service:
+    """The models of a server and those who are served.
+
+    Args:
+        settings: how it behaves.
+        open: opens a model, for tests; None opens as the settings say.
+
+    Attributes:
+        shelf: the models.
+        admission: who has a place.
+        listeners: called with every exchange that is over: metrics, accounting.
+        database: what must survive a restart; opened when it is first asked for.
+    """
+
+    def __init__(self, settings: ServeSettings, open: Callable[[KnownModel], Engine] | None = None) -> None:
+        self.settings = settings
+        memory = None if settings.memory is None else int(settings.memory * 1e9)
+        self.shelf = Shelf(self._find, open or self._open, memory=memory, keep_alive=settings.keep_alive)
+        self.admission = Admission(settings.parallel, settings.queue)
+        self.listeners: list[Listener] = []
+
+    @cached_property
+    def database(self) -> Database:
+        """See the class."""
+        return Database(self.settings.database)
+
+    def _find(self) -> list[KnownModel]:
+        names = self.settings.models
+        if names:
+            found = [KnownModel(name_of(name), find_model(name)) for name in names]
+        else:
+            found = [KnownModel(name, path) for name in pulled_names() if (path := _pulled(name)) is not None]
+            found += [KnownModel(name, path) for name, path in run_models(runs_folder())]
+        found += [
+            KnownModel(f"{model.name}:{name}", model.path, adapter=Path(folder).expanduser())
+            for model in found[:1]
+            for name, folder in self.settings.adapters.items()
+        ]
+        return with_aliases(found, self.settings.alias)
+
+    def _open(self, known: KnownModel) -> Engine:
+        settings = self.settings
+        draft = settings.draft
+        return Engine.load(
+            known.path, settings.template, known.adapter, runner=settings.runner, threads=settings.threads,
+            context=settings.context, kv=settings.kv, activations=settings.activations,
+            draft="lookup" if draft == "lookup" else find_model(draft) if draft else None,
+        )  # fmt: skip
+
+    async def begin(self, *requests: GenerateRequest) -> Exchange:
+        """Admit the requests, all for one model: each prompt is one, its answers computed with those of the others.
+
+        Returns:
+            To be read and closed. Nothing was computed yet that a refusal could follow.
+
+        Raises:
+            ApiError: no such model, no place, or the request is refused.
+        """
+        answers = sum(request.answers for request in requests)
+        if not 0 < answers <= self.settings.max_answers:
+            raise ApiError("invalid", f"{answers} answers were asked for; ask for 1 to {self.settings.max_answers}")
+        known = self.shelf.resolve(requests[0].model, requests[0].adapter)
+        loop = asyncio.get_running_loop()
+        queued = await self.admission.enter()
+        begun = loop.time()
+        try:
+            served = await self.shelf.take(known)
+        except BaseException:
+            self.admission.leave()
+            raise
+        loaded = loop.time() - begun
+        generations: list[Generation] = []
+        try:
+            for request in requests:
+                generations.append(Generation(request, served, await render(request, served)))
+            for generation in generations:
+                generation.start()
+        except BaseException:
+            for generation in generations:
+                generation.close()
+            self._leave(served)
+            raise
+        return Exchange(generations, served, queued=queued, loaded=loaded, closed=self._closed)
+
+    async def prompt_ids(self, request: GenerateRequest) -> tuple[int, ...]:
+        """The ids that a request would be read as, for counting and for show. Needs no place in the queue.
+
+        Raises:
+            ApiError: as ``begin``.
+        """
+        async with self.shelf.lend(self.shelf.resolve(request.model, request.adapter)) as served:
+            return (await render(request, served)).ids
+
+    def _leave(self, served: ServedModel) -> None:
+        self.shelf.give_back(served)
+        self.admission.leave()
+
+    def _closed(self, exchange: Exchange) -> None:
+        self._leave(exchange.served)
+        for listener in self.listeners:
+            try:
+                listener(exchange)
+            except Exception:
+                log.exception("a listener failed")
+
+    async def drain(self, grace: float) -> None:
+        """Take no more requests and wait for those under way; what is left after ``grace`` seconds ends with an error.
+
+        The models are closed in any case.
+        """
+        self.admission.drain()
+        try:
+            await asyncio.wait_for(self.admission.idle(), grace)
+        except TimeoutError:
+            log.warning("stopping with requests under way", extra={"running": self.admission.running})
+        await self.shelf.end()
+        if "database" in vars(self):
+            self.database.close()
+
+
+def name_of(argument: str) -> str:
+    """What a model is called: the argument itself where it is a name, the last part of a path."""
+    path = Path(argument)
+    if path.suffix == ".gguf":
+        return path.stem
+    return path.resolve().name if path.is_absolute() or argument.startswith((".", "~")) else argument
+
+
+def _pulled(name: str) -> Path | None:
+    try:
+        return find_pulled(name)
+    except UserError:  # damaged: it is not there for a client
+        return None

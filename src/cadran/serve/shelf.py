@@ -1,0 +1,211 @@
+"""The models of a server: known by name, opened when somebody asks, closed when nobody does or memory is short.
+
+Everything here runs on the event loop, so nothing is locked; only opening and closing an engine goes to a thread.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from time import monotonic
+
+from cadran.engine.engine import Engine
+from cadran.errors import UserError
+from cadran.serve.api_error import ApiError
+from cadran.serve.known_model import KnownModel
+from cadran.serve.served_model import ServedModel
+
+log = logging.getLogger(__name__)
+
+Open = Callable[[KnownModel], Engine]
+Find = Callable[[], list[KnownModel]]
+"""The models that are there now; asked again when a name is unknown, so that a model pulled meanwhile is found."""
+
+
+class Shelf:
+    """Lends open models.
+
+    Args:
+        find: which models there are.
+        open: opens one; called in a thread.
+        memory: bytes that open models may take together; None for no limit.
+        keep_alive: seconds that an unused model stays open; None for ever.
+    """
+
+    def __init__(self, find: Find, open: Open, *, memory: int | None = None, keep_alive: float | None = None) -> None:
+        self._find, self._open, self._memory, self.keep_alive = find, open, memory, keep_alive
+        self._known: dict[str, KnownModel] = {}
+        self._served: dict[str, ServedModel] = {}
+        self._opening: dict[str, asyncio.Task[ServedModel]] = {}
+        self._sweeper: asyncio.Task[None] | None = None
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look anew which models there are."""
+        self._known = {model.name: model for model in self._find()}
+
+    @property
+    def known(self) -> list[KnownModel]:
+        """All models, in the order in which they were named."""
+        return list(self._known.values())
+
+    @property
+    def served(self) -> list[ServedModel]:
+        """Those that are open."""
+        return list(self._served.values())
+
+    @property
+    def loading(self) -> bool:
+        """Whether one is being opened."""
+        return bool(self._opening)
+
+    def resolve(self, name: str, adapter: str | None = None) -> KnownModel:
+        """The model that a client means: a name or an alias, with or without ``:latest``; "" for the only or first.
+
+        Args:
+            name: as the client wrote it.
+            adapter: a LoRA adapter over it, named ``MODEL:ADAPTER`` in the list.
+
+        Raises:
+            ApiError: there is none; the message lists those there are.
+        """
+        wanted = f"{name}:{adapter}" if adapter else name
+        for attempt in range(2):
+            if attempt:
+                self.refresh()
+            if (found := self._look(wanted)) is not None:
+                return found
+        names = ", ".join(self._known) or "none; pull one with cadran pull smollm2"
+        raise ApiError(
+            "not_found",
+            f"there is no model {wanted!r} here; those there are: {names}",
+            param="model",
+            code="model_not_found",
+        )
+
+    def _look(self, name: str) -> KnownModel | None:
+        if not name:
+            return next(iter(self._known.values()), None)
+        for candidate in (name, name.removesuffix(":latest")):
+            if candidate in self._known:
+                return self._known[candidate]
+            for model in self._known.values():
+                if candidate in model.aliases:
+                    return model
+        return None
+
+    @asynccontextmanager
+    async def lend(self, known: KnownModel) -> AsyncIterator[ServedModel]:
+        """An open model, which stays open until it is given back.
+
+        Raises:
+            ApiError: it cannot be opened, or there is no memory for it while the others are in use.
+        """
+        served = await self.take(known)
+        try:
+            yield served
+        finally:
+            self.give_back(served)
+
+    async def take(self, known: KnownModel) -> ServedModel:
+        """As ``lend``; every ``take`` wants its ``give_back``."""
+        while (served := self._served.get(known.name)) is None:
+            task = self._opening.get(known.name)
+            if task is None:
+                task = self._opening[known.name] = asyncio.create_task(self._opened(known))
+                task.add_done_callback(lambda _: self._opening.pop(known.name, None))
+            # Who goes away does not stop the opening for those who wait with him.
+            await asyncio.shield(task)
+        served.users += 1
+        return served
+
+    def give_back(self, served: ServedModel) -> None:
+        """A request is done with a model."""
+        served.users -= 1
+        served.last_used = monotonic()
+        if served.expires is not None:
+            self._sweep_soon()
+
+    def keep(self, served: ServedModel, seconds: float | None) -> None:
+        """Let a model stay open for so long after its last request; None for ever."""
+        served.keep_alive = seconds
+        self._sweep_soon()
+
+    async def _opened(self, known: KnownModel) -> ServedModel:
+        await self._make_room(known)
+        begun = monotonic()
+        try:
+            engine = await asyncio.to_thread(self._open, known)
+        except UserError as error:
+            raise ApiError("unsupported", f"the model {known.name} cannot be opened: {error}", param="model") from error
+        served = ServedModel(known, engine, monotonic() - begun, keep_alive=self.keep_alive)
+        self._served[known.name] = served
+        log.info("opened", extra={"model": known.name, "seconds": round(served.loading_seconds, 3)})
+        self._sweep_soon()
+        return served
+
+    async def _make_room(self, known: KnownModel) -> None:
+        """Close those that were not used for longest until the new one fits."""
+        if self._memory is None:
+            return
+        try:
+            wanted = known.header.bytes
+        except UserError as error:
+            raise ApiError("unsupported", f"the model {known.name} cannot be opened: {error}", param="model") from error
+        if wanted > self._memory:
+            raise ApiError(
+                "unsupported",
+                f"the model {known.name} takes {wanted / 1e9:.2f} GB and {self._memory / 1e9:.2f} may be used; "
+                "start the server with a higher --memory",
+                param="model",
+            )
+        while sum(served.known.header.bytes for served in self._served.values()) + wanted > self._memory:
+            idle = [served for served in self._served.values() if not served.users]
+            if not idle:
+                raise ApiError(
+                    "overloaded",
+                    f"there is no memory for {known.name} while the open models are in use; try again later",
+                    retry_after=5,
+                )
+            await self.close(min(idle, key=lambda served: served.last_used))
+
+    async def close(self, served: ServedModel) -> None:
+        """Close a model; what is under way with it ends with an error."""
+        if self._served.get(served.known.name) is served:
+            del self._served[served.known.name]
+            await asyncio.to_thread(served.engine.close)
+            log.info("closed", extra={"model": served.known.name})
+
+    def _sweep_soon(self) -> None:
+        if self._sweeper is None or self._sweeper.done():
+            self._sweeper = asyncio.create_task(self._sweep())
+
+    async def _sweep(self) -> None:
+        """Close what has expired, as long as something will."""
+        while times := [served.expires for served in self._served.values() if served.expires is not None]:
+            await asyncio.sleep(max(0.0, min(times) - monotonic()))
+            for served in list(self._served.values()):
+                if served.expires is not None and served.expires <= monotonic():
+                    await self.close(served)
+
+    async def end(self) -> None:
+        """Close everything."""
+        for task in [*self._opening.values(), *([self._sweeper] if self._sweeper else [])]:
+            task.cancel()
+        for served in list(self._served.values()):
+            await self.close(served)
+
+
+def with_aliases(models: list[KnownModel], aliases: dict[str, str]) -> list[KnownModel]:
+    """The models with their further names.
+
+    Raises:
+        UserError: an alias is for a model that is not there.
+    """
+    by_name = {model.name: model for model in models}
+    for alias, name in aliases.items():
+        if name not in by_name:
+            raise UserError(f"the alias {alias} is for {name}, which is not served; those served: {', '.join(by_name)}")
+        by_name[name] = replace(by_name[name], aliases=(*by_name[name].aliases, alias))
+    return list(by_name.values())

@@ -1,0 +1,23 @@
+"""A tiny chat model and a server that serves it, for every test of this folder."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from live import LiveServer
+from tiny import tiny_model
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the tiny chat model, called ``tiny``."""
+    return tiny_model(tmp_path_factory.mktemp("served") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def server(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """A server that all tests share: leave it as it was found."""
+    database = f"sqlite:///{tmp_path_factory.mktemp('state') / 'state.db'}"
+    live = LiveServer(models=[str(tiny)], alias={"meta/meta-llama-3-70b-instruct": "tiny"}, database=database)
+    yield live
+    live.close()

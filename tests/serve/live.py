@@ -1,0 +1,80 @@
+"""A server in a thread of the test process, on a free port, with the real engine behind it."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from cadran.engine.engine import Engine
+from cadran.serve.known_model import KnownModel
+from cadran.serve.server import Server, addresses
+from cadran.serve.service import Service
+from cadran.serve.settings import ServeSettings
+
+
+class LiveServer:
+    """Serves from its making until ``close``.
+
+    Attributes:
+        url: without a slash at the end.
+        service: behind it, to look into; on the loop's thread only (``call``).
+    """
+
+    def __init__(self, open: Callable[[KnownModel], Engine] | None = None, **settings: Any) -> None:
+        self.service = Service(ServeSettings(port=0, **{"grace": 5, **settings}), open)
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self._server: Server | None = None
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        assert self._ready.wait(20), "the server did not start"
+        if self._failure is not None:
+            raise self._failure
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_until_complete(self._serve())
+        except BaseException as error:
+            self._failure = error
+            self._ready.set()
+        finally:
+            self._loop.close()
+
+    async def _serve(self) -> None:
+        self._server = server = Server(self.service, lambda _: self._ready.set())
+        sockets = server.sockets()
+        self.url = next(iter(addresses(sockets)))
+        await server.serve(sockets)
+
+    def call(self, work: Callable[[], Any]) -> Any:
+        """What ``work`` returns when it is called on the loop's thread."""
+
+        async def wrapped() -> Any:
+            return work()
+
+        return asyncio.run_coroutine_threadsafe(wrapped(), self._loop).result(20)
+
+    def settle(self, seconds: float = 10.0) -> None:
+        """Wait until no request is under way."""
+
+        async def idle() -> None:
+            await asyncio.wait_for(self.service.admission.idle(), seconds)
+
+        asyncio.run_coroutine_threadsafe(idle(), self._loop).result(seconds + 5)
+
+    def stop(self) -> None:
+        """Begin the orderly end, as SIGTERM does."""
+        assert self._server is not None
+        self._loop.call_soon_threadsafe(self._server.stop)
+
+    def join(self, seconds: float = 20.0) -> bool:
+        """Wait for the end; whether it came."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def close(self) -> None:
+        """Stop and wait."""
+        if self._thread.is_alive():
+            self.stop()
+            assert self.join(), "the server did not stop"

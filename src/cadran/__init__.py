@@ -1,6 +1,7 @@
 """Cadran: from a folder of text to a language-model assistant on the machine you have.
 
-``cadran.load("smollm2")`` opens a model; everything else is imported from where it lives. Importing this loads nothing.
+``cadran.load("smollm2")`` opens a model, ``cadran.Client()`` talks to a server; everything else is imported from where it
+lives. Importing this loads nothing.
 """
 
 from typing import TYPE_CHECKING
@@ -8,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cadran.client.async_client import AsyncClient as AsyncClient
+    from cadran.client.client import Client as Client
     from cadran.engine.engine import Engine
 
 __version__ = "0.1.0"
@@ -59,3 +62,16 @@ def load(
         activations=activations,
         draft="lookup" if draft == "lookup" else find_model(str(draft)) if draft else None,
     )
+
+
+def __getattr__(name: str) -> object:
+    """``Client`` and ``AsyncClient``, imported when they are first asked for."""
+    if name == "Client":
+        from cadran.client.client import Client
+
+        return Client
+    if name == "AsyncClient":
+        from cadran.client.async_client import AsyncClient
+
+        return AsyncClient
+    raise AttributeError(f"module 'cadran' has no attribute {name!r}")

@@ -3,12 +3,16 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from cadran.engine.engine import Engine, Message
 from cadran.engine.sampler import SamplingParams
 from cadran.errors import UserError
+
+if TYPE_CHECKING:
+    from cadran.cli.remote_model import RemoteModel
 
 HELP = """/reset             forget the conversation
 /temperature 0.9   how varied (0 is always the likeliest)
@@ -23,7 +27,7 @@ class Conversation:
     """Messages so far and how the next answer is drawn.
 
     Args:
-        engine: the model.
+        engine: the model, here or behind a server.
         params: how to choose tokens.
         system: a system message, or None.
         console: where to write.
@@ -31,7 +35,12 @@ class Conversation:
     """
 
     def __init__(
-        self, engine: Engine, params: SamplingParams, system: str | None, console: Console, stop: Sequence[str] = ()
+        self,
+        engine: "Engine | RemoteModel",
+        params: SamplingParams,
+        system: str | None,
+        console: Console,
+        stop: Sequence[str] = (),
     ) -> None:
         self.engine, self.params, self.console, self.stop = engine, params, console, stop
         self.system = system

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cadran.errors import UserError
+
 if TYPE_CHECKING:
     from cadran.engine.sampler import SamplingParams
 
@@ -63,7 +65,10 @@ def generate(
 
 
 def chat(
-    model: Model,
+    model: Annotated[
+        str | None,
+        typer.Argument(help="A run (quickstart) or a stage of it, a pulled model (smollm2), a folder, a file."),
+    ] = None,
     max_tokens: MaxTokens = 200,
     temperature: Temperature = 0.7,
     top_p: TopP = 0.95,
@@ -76,6 +81,8 @@ def chat(
     template: Template = None,
     adapter: Adapter = None,
     threads: Threads = None,
+    url: Annotated[str | None, typer.Option(help="Of a server that has the model, e.g. http://127.0.0.1:8000.")] = None,
+    api_key: Annotated[str | None, typer.Option(envvar="CADRAN_API_KEY", help="What the server asks for.")] = None,
 ) -> None:
     """Talk with a model. /reset forgets the conversation, /help lists the rest, Ctrl-D leaves."""
     from rich.console import Console
@@ -84,6 +91,18 @@ def chat(
     from cadran.cli.conversation import Conversation
 
     params = _params(max_tokens, temperature, top_p, top_k, min_p, repeat_penalty, seed)
+    if url is not None:
+        from cadran.cli.remote_model import RemoteModel
+        from cadran.client.client import Client
+
+        if template or adapter or threads:
+            raise UserError("--template, --adapter and --threads are the server's to set; leave them out with --url")
+        with Client(url, api_key) as client:
+            remote = RemoteModel(client, model)
+            Conversation(remote, params, system, Console(highlight=False), stop or ()).run(remote.name)
+        return
+    if model is None:
+        raise UserError("name a model, e.g. cadran chat smollm2, or a server with --url")
     with cadran.load(model, template=template, adapter=adapter, threads=threads) as engine:
         if not engine.chats and not engine.tokenizer.is_ours:
             engine.chat([], params)  # says what is missing
@@ -107,8 +126,6 @@ def _params(
 
 
 def _text_of(path: Path) -> str:
-    from cadran.errors import UserError
-
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -35,8 +35,8 @@ class LlamaServer:
     def __init__(self, path: Path, threads: int, clients: int, positions: int) -> None:
         with socket.socket() as probe:
             probe.bind((_HOST, 0))
-            self._port = probe.getsockname()[1]
-        command = [str(llama_cpp() / "llama-server"), "-m", str(path), "--host", _HOST, "--port", str(self._port)]
+            self.port = probe.getsockname()[1]
+        command = [str(llama_cpp() / "llama-server"), "-m", str(path), "--host", _HOST, "--port", str(self.port)]
         command += ["-t", str(threads), "-tb", str(threads), "-np", str(clients), "--cont-batching", "-fa", "on"]
         command += ["-c", str(clients * (positions + _SPARE)), "--no-webui", "--log-disable"]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -55,7 +55,7 @@ class LlamaServer:
         asked = {"prompt": prompt, "n_predict": tokens, "stream": True, "ignore_eos": True, "cache_prompt": False}
         # The one filter that is needed for greedy answers, and no text looked up for each token.
         body = json.dumps(asked | {"temperature": 0, "samplers": ["temperature"]}).encode()
-        reader, writer = await asyncio.open_connection(_HOST, self._port)
+        reader, writer = await asyncio.open_connection(_HOST, self.port)
         head = f"POST /completion HTTP/1.1\r\nHost: {_HOST}\r\nContent-Type: application/json\r\n"
         writer.write(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
         status = await reader.readline()
@@ -84,7 +84,7 @@ class LlamaServer:
             if self._process.poll() is not None:
                 raise WorkerFailed(f"llama-server ended with status {self._process.returncode}")
             try:
-                with urllib.request.urlopen(f"http://{_HOST}:{self._port}/health", timeout=1):
+                with urllib.request.urlopen(f"http://{_HOST}:{self.port}/health", timeout=1):
                     return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.1)

@@ -27,9 +27,10 @@ class CorpusSection(Section):
 
 
 class TokenizerSection(Section):
-    """The tokenizer's size."""
+    """The tokenizer's size, and the share of training documents whose middle comes last (``fill_in_the_middle``)."""
 
     vocabulary: Positive = 4096
+    fill_in_the_middle: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 class ModelSection(Section):

@@ -30,7 +30,7 @@ _BEFORE_AFTER = ("success", "reward", "held_out_loss", "accuracy", "perplexity",
 _FIGURES = {
     "corpus": ("sources", "settings", "rules", "languages"),
     "tokenizer": ("vocabulary", "bytes_per_token", "tokens"),
-    "base": (*_TRAINING, "parameters", "context", "bits_per_byte", "baselines"),
+    "base": (*_TRAINING, "parameters", "context", "bits_per_byte", "baselines", "fill_in_the_middle"),
     "sft": (*_TRAINING, "rows", "supervised_tokens", "topic", "description", "held_out_loss", "refused"),
     "reward": (
         *_TRAINING,

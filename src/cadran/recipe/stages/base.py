@@ -11,6 +11,7 @@ from cadran.engine.engine import Engine
 from cadran.engine.sampler import SamplingParams
 from cadran.evaluate.bits_per_byte import bits_per_byte
 from cadran.evaluate.compression import xz_bits_per_byte
+from cadran.evaluate.fill_in_the_middle import middle_bits_per_byte
 from cadran.evaluate.kneser_ney import KneserNey
 from cadran.files import write_json
 from cadran.model.transformer import Transformer
@@ -18,6 +19,7 @@ from cadran.recipe.budget import model_config
 from cadran.recipe.schema import Recipe
 from cadran.recipe.stage import StageContext
 from cadran.recipe.stages.training import train, write_model
+from cadran.tokenizer.fill_in_the_middle import restored
 from cadran.tokenizer.tokenizer import Tokenizer
 from cadran.train.machine import DTYPES
 
@@ -70,7 +72,12 @@ class BaseStage:
         context.progress("evaluate", 0, None)
         results["bits_per_byte"] = bits_per_byte(model, validation, config.context)
         context.progress("baselines", 0, None)
-        results["baselines"] = _baselines(context, training, validation)
+        results["baselines"] = _baselines(context, tokenizer, training, validation)
+        if recipe.tokenizer.fill_in_the_middle:
+            context.progress("fill in the middle", 0, None)
+            results["fill_in_the_middle"] = middle_bits_per_byte(
+                model, tokenizer, _validation_texts(context)[: section.evaluated_documents], config.context, recipe.seed
+            )
         write_json(context.folder / "results.json", results)
         write_model(context, model, tokenizer, results, chat=False)
 
@@ -86,9 +93,18 @@ def _samples(model: Transformer, tokenizer: Tokenizer, recipe: Recipe) -> list[d
         ]
 
 
-def _baselines(context: StageContext, training: TokenShard, validation: TokenShard) -> dict[str, Any]:
-    """What counting (Kneser-Ney over the same tokens) and compressing (xz -9e over the same text) reach."""
-    counted = KneserNey.fit([training.ids(d) for d in range(training.documents)], training.vocabulary, ORDER)
+def _validation_texts(context: StageContext) -> list[str]:
+    """The held-out articles."""
+    documents = read_documents(context.run.stage("corpus") / "documents.jsonl")
+    return [document.text for document, split in documents if split == "validation" and "messages" not in document.meta]
+
+
+def _baselines(
+    context: StageContext, tokenizer: Tokenizer, training: TokenShard, validation: TokenShard
+) -> dict[str, Any]:
+    """What counting (Kneser-Ney over the same documents as they were written) and compressing (xz -9e) reach."""
+    written = [restored(tokenizer, training.ids(d)) for d in range(training.documents)]
+    counted = KneserNey.fit(written, training.vocabulary, ORDER)
     result: dict[str, Any] = {f"kneser_ney_{ORDER}": {}, "xz_alone": {}, "xz_given_training": {}}
     nats, size = 0.0, 0
     for code, language in enumerate(validation.languages):

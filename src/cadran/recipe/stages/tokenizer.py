@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 
 from cadran.corpus.document import Document, read_documents
-from cadran.corpus.shards import EncodedDocument, write_shard
+from cadran.corpus.shards import EncodedDocument, IntArray, write_shard
 from cadran.errors import UserError
 from cadran.files import write_json
 from cadran.recipe.schema import Recipe
 from cadran.recipe.stage import StageContext
 from cadran.tokenizer.bpe import train_bpe
+from cadran.tokenizer.fill_in_the_middle import cut, rearranged
 from cadran.tokenizer.segmentation import bytes_per_token
 from cadran.tokenizer.tokenizer import Tokenizer
 
@@ -26,8 +27,9 @@ class TokenizerStage:
     version = 1
 
     def settings(self, recipe: Recipe) -> dict[str, Any]:
-        """The vocabulary."""
-        return recipe.tokenizer.model_dump(mode="json")
+        """The vocabulary; and the seed, where documents are rearranged by it."""
+        section = recipe.tokenizer.model_dump(mode="json")
+        return section | ({"seed": recipe.seed} if recipe.tokenizer.fill_in_the_middle else {})
 
     def run(self, context: StageContext) -> None:
         """Write tokenizer.json, tokenizer_config.json, tokens/train, tokens/validation and results.json."""
@@ -47,7 +49,8 @@ class TokenizerStage:
             if not chosen:
                 raise UserError(f"no article is left for {split}; add text, or set corpus.validation=0.1")
             context.progress(f"encode {split}", 0, len(chosen))
-            encoded = _encoded(chosen, tokenizer, context)
+            share = context.recipe.tokenizer.fill_in_the_middle if split == "train" else 0.0
+            encoded = _encoded(chosen, tokenizer, context, share)
             shard = write_shard(context.folder / "tokens" / split, encoded, tokenizer.vocabulary_size)
             counts[split] = len(shard.tokens)
             if split == "validation":
@@ -63,12 +66,23 @@ class TokenizerStage:
         )
 
 
-def _encoded(documents: Sequence[Document], tokenizer: Tokenizer, context: StageContext) -> Iterator[EncodedDocument]:
-    """Each document between two end-of-text tokens: the first to predict from, the last to be predicted."""
+def _encoded(
+    documents: Sequence[Document], tokenizer: Tokenizer, context: StageContext, rearranged_share: float
+) -> Iterator[EncodedDocument]:
+    """Each document between two end-of-text tokens: the first to predict from, the last to be predicted.
+
+    A share of them, chosen by the recipe's seed and their number alone, is rearranged to be filled in the middle.
+    """
     mark = np.array([tokenizer.end_of_text])
     for start in range(0, len(documents), AT_A_TIME):
         some = documents[start : start + AT_A_TIME]
-        for document, ids in zip(some, tokenizer.encode_batch([d.text for d in some]), strict=True):
-            joined = np.concatenate((mark, ids, mark))
+        for number, (document, ids) in enumerate(
+            zip(some, tokenizer.encode_batch([d.text for d in some]), strict=True), start=start
+        ):
+            generator = np.random.default_rng((context.recipe.seed, number))
+            written: IntArray = ids
+            if generator.random() < rearranged_share:
+                written = rearranged(tokenizer, cut(document.text, generator))
+            joined = np.concatenate((mark, written, mark))
             yield EncodedDocument(joined, len(document.text.encode()), document.language)
         context.progress("encode", start + len(some), len(documents))

@@ -1,7 +1,7 @@
 """Cadran: from a folder of text to a language-model assistant on the machine you have.
 
-``cadran.load("smollm2")`` opens a model, ``cadran.Client()`` talks to a server; everything else is imported from where it
-lives. Importing this loads nothing.
+``cadran.load("smollm2")`` opens a model, ``cadran.Client()`` talks to a server; everything else is imported from where
+it lives. Importing this loads nothing.
 """
 
 from typing import TYPE_CHECKING

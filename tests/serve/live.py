@@ -1,6 +1,7 @@
 """A server in a thread of the test process, on a free port, with the real engine behind it."""
 
 import asyncio
+import tempfile
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +22,9 @@ class LiveServer:
     """
 
     def __init__(self, open: Callable[[KnownModel], Engine] | None = None, **settings: Any) -> None:
-        self.service = Service(ServeSettings(port=0, **{"grace": 5, **settings}), open)
+        self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        state = {"database": f"sqlite:///{self._folder.name}/state.db"}  # never the one of this machine's user
+        self.service = Service(ServeSettings(port=0, **{"grace": 5, **state, **settings}), open)
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._server: Server | None = None
@@ -78,3 +81,4 @@ class LiveServer:
         if self._thread.is_alive():
             self.stop()
             assert self.join(), "the server did not stop"
+        self._folder.cleanup()

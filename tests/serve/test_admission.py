@@ -99,3 +99,34 @@ def test_draining_refuses_new_ones_and_serves_those_that_wait() -> None:
         await asyncio.wait_for(admission.idle(), 1)
 
     asyncio.run(work())
+
+
+def test_who_is_refused_and_leaves_at_the_same_moment_gives_no_place_back() -> None:
+    async def work() -> None:
+        admission = Admission(1, 10)
+        await admission.enter()
+        waiting = asyncio.create_task(admission.enter())
+        await asyncio.sleep(0)
+        admission.give_up()
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert admission.running == 1
+
+    asyncio.run(work())
+
+
+def test_those_that_still_wait_when_the_grace_is_over_are_refused() -> None:
+    async def work() -> None:
+        admission = Admission(1, 10)
+        await admission.enter()
+        waiting = asyncio.create_task(admission.enter())
+        await asyncio.sleep(0)
+        admission.drain()
+        admission.give_up()
+        with pytest.raises(ApiError) as refused:
+            await waiting
+        assert refused.value.kind == "draining" and admission.waiting == 0
+        admission.leave()
+        assert admission.running == 0
+
+    asyncio.run(work())

@@ -40,7 +40,7 @@ def shelf_of(models: list[KnownModel], log: list[str], **options: Any) -> Shelf:
     def open(known: KnownModel) -> Engine:
         return Opened(log, known.name)  # type: ignore[return-value]
 
-    return Shelf(lambda: list(models), open, **options)
+    return Shelf(lambda: [KnownModel(model.name, model.path, model.aliases) for model in models], open, **options)
 
 
 def test_many_who_ask_at_once_wait_for_one_opening(models: list[KnownModel]) -> None:
@@ -157,3 +157,10 @@ def test_a_model_that_arrives_later_is_found(models: list[KnownModel], tmp_path:
     shelf = Shelf(lambda: list(there), lambda known: Opened([], known.name))  # type: ignore[return-value,arg-type]
     there.append(models[1])
     assert shelf.resolve("b").name == "b"
+
+
+def test_looking_anew_keeps_what_was_read_of_the_models(models: list[KnownModel]) -> None:
+    shelf = shelf_of([KnownModel(model.name, model.path) for model in models], [])
+    header = shelf.resolve("a").header
+    shelf.refresh()
+    assert shelf.resolve("a").header is header

@@ -15,6 +15,7 @@ from cadran.cli import (
     export,
     finetune,
     inspect,
+    keys,
     label,
     models,
     pull,
@@ -39,6 +40,7 @@ app.command("run")(run.run)
 app.command("generate")(talk.generate)
 app.command("chat")(talk.chat)
 app.command("serve")(serve.serve)
+app.add_typer(keys.app, name="keys")
 app.command("finetune")(finetune.finetune)
 app.command("label")(label.label)
 app.command("report")(report.report)

@@ -1,6 +1,9 @@
 """``cadran serve``."""
 
+import os
 import sys
+import threading
+import webbrowser
 from pathlib import Path
 from typing import Annotated
 
@@ -31,7 +34,10 @@ def serve(
     activations: Annotated[str | None, typer.Option(help="int8 reads prompts faster, int16 adds no rounding.")] = None,
     template: Annotated[str | None, typer.Option(help="Chat format to use instead of the models' own.")] = None,
     grace: Annotated[float | None, typer.Option(help="Seconds that requests have to end when stopped.")] = None,
-    log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Write prompts and answers into the log.")] = False,
+    log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Write prompts into the log.")] = False,
+    open_page: Annotated[
+        bool, typer.Option("--open", help="Open the chat in a browser, where there is a screen.")
+    ] = False,
     config: Annotated[
         Path | None, typer.Option(help="Settings file; by default cadran.toml where there is one.")
     ] = None,
@@ -70,8 +76,14 @@ def serve(
         for address in addresses[1:]:
             print(address, flush=True)
         print("Ctrl-C stops", file=sys.stderr, flush=True)
+        if open_page and _has_screen():
+            threading.Thread(target=webbrowser.open, args=(addresses[0],), daemon=True).start()
 
     Server(service, listening).run()
+
+
+def _has_screen() -> bool:
+    return sys.platform in ("darwin", "win32") or any(name in os.environ for name in ("DISPLAY", "WAYLAND_DISPLAY"))
 
 
 def _pairs(values: list[str] | None, option: str) -> dict[str, str] | None:

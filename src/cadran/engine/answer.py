@@ -94,7 +94,9 @@ class Answer:
         self.stops = frozenset(request.stop_ids)
         self.plain = request.grammar is None and not request.logprobs and not request.top
         self.fresh: list[Scored] = []
-        self.scored = [Scored(request.prompt[0])] if request.prompt_logprobs and index == 0 else []
+        self.scored: list[Scored] = []
+        if request.prompt_logprobs and index == 0:
+            self.scored = [Scored(token) for token in request.prompt[: request.scored_from]]
         self.finish: Finish | None = None
         self.message: str | None = None
         self.sampler: Sampler | None = None

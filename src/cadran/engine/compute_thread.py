@@ -66,6 +66,11 @@ class ComputeThread(Generic[S]):
         # The thread knows the loop and not this handle, so that a handle nobody holds ends it.
         self._finalizer = weakref.finalize(self, self._loop.stop)
 
+    @property
+    def scheduler(self) -> S | None:
+        """What the thread works with, to look at its figures only; None before the first request."""
+        return self._loop.current
+
     def next_id(self) -> int:
         """An id for a request."""
         return next(self._ids)
@@ -140,6 +145,10 @@ class _Loop(Generic[S]):
         self.inbox.put(None)
         if self._thread is not None:
             self._thread.join(timeout=10)
+
+    @property
+    def current(self) -> S | None:
+        return self._scheduler
 
     @property
     def scheduler(self) -> S:

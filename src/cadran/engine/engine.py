@@ -34,6 +34,7 @@ from cadran.engine.request import Request, Scored
 from cadran.engine.runner import Runner
 from cadran.engine.sampler import SamplingParams
 from cadran.engine.scheduler import Scheduler
+from cadran.engine.statistics import Statistics
 from cadran.errors import UserError
 from cadran.tokenizer.tokenizer import Tokenizer
 
@@ -137,6 +138,20 @@ class Engine:
         """Most tokens of prompt and answer together."""
         return self.runner.context
 
+    @property
+    def statistics(self) -> Statistics:
+        """Its figures now; counters begin anew when something in the engine failed."""
+        blocks, scheduler = self.runner.blocks, self._compute.scheduler
+        if scheduler is None:
+            return Statistics(blocks)
+        return Statistics(
+            blocks,
+            blocks - scheduler.free_blocks,
+            scheduler.residents.put_backs,
+            scheduler.counters.drafted,
+            scheduler.counters.accepted,
+        )
+
     def stream(
         self,
         prompt: Prompt,
@@ -149,6 +164,7 @@ class Engine:
         logprobs: bool = False,
         top: int = 0,
         prompt_logprobs: bool = False,
+        scored_from: int = 1,
         guess: Prompt = (),
         shown_ids: Collection[int] = (),
         **sampling: Any,
@@ -166,6 +182,8 @@ class Engine:
             logprobs: report the log-probability of every token.
             top: report this many of the likeliest tokens with every token, 0 to 64.
             prompt_logprobs: report the prompt's tokens with their log-probabilities.
+            scored_from: index of the first token whose log-probability is wanted with them; what several prompts have
+                in common before it is read once.
             guess: what the answer will probably contain; it is checked several tokens at a time, and changes nothing.
             shown_ids: special tokens whose names are part of the text, such as the marks of a tool call.
             sampling: single fields of ``params``, e.g. ``temperature=0``.
@@ -178,6 +196,7 @@ class Engine:
         """
         ids = self.prompt_ids(prompt) if isinstance(prompt, str) else [int(id) for id in prompt]
         stops = tuple(self.tokenizer.eos_ids if stop_ids is None else stop_ids)
+        stops = tuple(id for id in stops if 0 <= id < self.tokenizer.vocabulary_size)  # others never come
         if grammar is not None:  # it ends with one of these, and nothing else
             stops = tuple(dict.fromkeys((*stops, *self._grammar_ends)))
         self._check(ids, answers, top)
@@ -191,6 +210,7 @@ class Engine:
             top=top,
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
+            scored_from=max(1, scored_from),
             guess=tuple(self.tokenizer.encode(guess) if isinstance(guess, str) else guess),
         )
         post = Post()
@@ -283,20 +303,21 @@ class Engine:
         read = self.stream(text, max_tokens=1, temperature=0, top=top, prompt_logprobs=True)
         return list(read.prompt[opening:])
 
-    def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    def embed(self, texts: Sequence[Prompt]) -> npt.NDArray[np.float32]:
         """Texts as vectors: the mean of the final hidden states of each, of length one.
 
         Args:
-            texts: any number; none of them empty, each within the context.
+            texts: any number, or their ids without the beginning of a text; none of them empty, each within the
+                context.
 
         Returns:
             Shape (n, width); the dot product of two rows is the cosine of their angle.
 
         Raises:
-            UserError: a text is empty or too long.
+            UserError: a text is empty or too long, or an id is outside the vocabulary.
         """
-        opening = self.opening_ids
-        sequences = [[*opening, *self.tokenizer.encode(text)] for text in texts]
+        opening, size = self.opening_ids, self.tokenizer.vocabulary_size
+        sequences = [[*opening, *(self.tokenizer.encode(text) if isinstance(text, str) else text)] for text in texts]
         for number, ids in enumerate(sequences, start=1):
             if len(ids) == len(opening):
                 raise UserError(f"text {number} is empty; leave it out")
@@ -304,6 +325,8 @@ class Engine:
                 raise UserError(
                     f"text {number} has {len(ids)} tokens and this model reads {self.context}; cut it into pieces"
                 )
+            if not 0 <= min(ids) <= max(ids) < size:
+                raise UserError(f"text {number} has ids outside 0 to {size - 1}; encode it anew")
         runner, skipped = self.runner, len(opening)
         return self._compute.run(lambda scheduler: embedding(scheduler, runner, sequences, skipped)).result()
 

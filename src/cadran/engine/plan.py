@@ -103,7 +103,7 @@ class Planner:
         """Plan the next piece of a prompt; returns its tokens, 0 when there is no room for one."""
         count = min(len(answer.ids) - answer.kept, left)
         if answer.scored and not answer.complete:
-            count = min(count, SCORED_AT_ONCE)
+            count = min(count, SCORED_AT_ONCE + max(0, answer.wanted - 1 - answer.kept))
         if not self._residents.grow(answer, answer.kept + count):
             count = len(answer.blocks) * self._residents.block_size - answer.kept
         if count:

@@ -24,6 +24,7 @@ class Request:
             are reported when ``logprobs``.
         logprobs: whether log-probabilities are wanted.
         prompt_logprobs: whether those of the prompt's own tokens are wanted too.
+        scored_from: index of the first of these that is; what stands before it may be remembered and not be read.
         guess: ids that the answer will probably contain (the ``prediction`` of OpenAI), as drafts.
     """
 
@@ -36,6 +37,7 @@ class Request:
     top: int = 0
     logprobs: bool = False
     prompt_logprobs: bool = False
+    scored_from: int = 1
     guess: tuple[int, ...] = ()
 
 

@@ -43,7 +43,7 @@ class Admission:
             ApiError: too many wait already, or the server is about to stop.
         """
         if self.draining:
-            raise ApiError("draining", "the server is about to stop; ask another, or try again later", retry_after=5)
+            raise _stopping()
         if self.running < self._parallel and not self._waiters:
             self._begin()
             return 0.0
@@ -57,7 +57,7 @@ class Admission:
         try:
             await waiter
         except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled():  # it was given a place at the same moment
+            if waiter.done() and not waiter.cancelled() and not waiter.exception():  # given a place at that moment
                 self.leave()
             else:
                 with suppress(ValueError):  # or somebody who left has just passed over it
@@ -93,5 +93,13 @@ class Admission:
         await self._idle.wait()
 
     def give_up(self) -> None:
-        """Wait for nobody any more."""
+        """Wait for nobody any more, and refuse those that wait for a place."""
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_exception(_stopping())
         self._idle.set()
+
+
+def _stopping() -> ApiError:
+    return ApiError("draining", "the server is about to stop; ask another, or try again later", retry_after=5)

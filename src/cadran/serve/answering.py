@@ -109,12 +109,18 @@ class StreamAnswer(Response):
         try:
             async with aclosing(aiter(self.exchange)) as events:
                 async for event in events:
-                    if pieces := b"".join(self.translator.feed(event)):
+                    if pieces := await self._pieces(event):
                         self._said = monotonic()
                         await send({"type": "http.response.body", "body": pieces, "more_body": True})
+                        # Neither the events nor the sending need wait: others, and the news that the client left, must.
+                        await asyncio.sleep(0)
         finally:
             pinging.cancel()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _pieces(self, event: Event) -> bytes:
+        """What is sent for an event; some answers must be on the disk before their end is told."""
+        return b"".join(self.translator.feed(event))
 
     async def _keep_alive(self, send: Send) -> None:
         """A ping whenever nothing was said for long: the prompt is being read."""

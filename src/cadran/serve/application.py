@@ -1,7 +1,9 @@
 """The HTTP application: every family's routes over one service."""
 
 import logging
+import re
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -16,8 +18,13 @@ from cadran.serve.families import families
 from cadran.serve.family import Family
 from cadran.serve.gate import Gate
 from cadran.serve.service import Service
+from cadran.serve.watch import Watch
+from cadran.serve.web import web_routes
 
 log = logging.getLogger(__name__)
+
+_MEMBER = re.compile(r"str|int|float|bool|constrained-.+|(list|dict|tuple|function-.+)\[.+")
+"""What a complaint calls the members of a union; no request has fields of these names."""
 
 _BY_STATUS: dict[int, Kind] = {400: "invalid", 401: "authentication", 403: "permission", 404: "not_found",
                                405: "invalid", 409: "conflict", 413: "too_large", 429: "limited"}  # fmt: skip
@@ -38,6 +45,8 @@ def make_application(service: Service) -> FastAPI:
     known = families()
     for family in known:
         app.include_router(family.router)
+    if service.settings.web:
+        app.router.routes[:0] = web_routes()
 
     def refused(request: Request, error: ApiError) -> Response:
         return family_of(known, request.url.path).refuse(error, request_id(request))
@@ -70,7 +79,9 @@ def make_application(service: Service) -> FastAPI:
         log.error("a defect", exc_info=error, extra={"path": request.url.path})
         return refused(request, ApiError("internal", "the server failed on this request; its log says why"))
 
-    app.add_middleware(Gate, service=service, families=known)
+    watch = Watch(service)
+    app.state.metrics = watch.metrics
+    app.add_middleware(Gate, service=service, families=known, watch=watch)
     return app
 
 
@@ -92,5 +103,5 @@ def validation_error(error: RequestValidationError) -> ApiError:
     if first["type"] == "json_invalid":
         reason = first.get("ctx", {}).get("error", "")
         return ApiError("invalid", f"the body is not JSON ({reason}); repair it")
-    field = ".".join(place)
+    field = ".".join(takewhile(lambda part: not _MEMBER.fullmatch(part), place))
     return ApiError("invalid", f"{field or 'the body'}: {first['msg'].lower()}", param=field or None)

@@ -7,17 +7,21 @@ has to be one that all of them reach. Ray routes requests to the replica with th
 import argparse
 import os
 import sys
+from contextlib import closing
 from typing import Any
 
 from cadran.errors import UserError
+from cadran.serve.gate import refuse_open_door
 from cadran.serve.settings import ServeSettings, read_settings
+from cadran.serve.state.api_key import known_keys
+from cadran.serve.state.database import Database
 
 
 def deployment(settings: ServeSettings, replicas: int = 1, cores: float = 1.0) -> Any:
     """What ``ray.serve.run`` takes.
 
     Args:
-        settings: of every replica; ``host`` and ``port`` are Ray's to say.
+        settings: of every replica; ``host`` says where Ray listens, ``port`` is Ray's to say.
         replicas: how many.
         cores: that Ray reserves for each.
 
@@ -57,7 +61,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--database", help="SQLAlchemy URL that all replicas reach")
     options = parser.parse_args(arguments)
     try:
-        settings = read_settings(options={"models": options.models or None, "database": options.database})
+        given = {"models": options.models or None, "database": options.database, "host": options.host}
+        settings = read_settings(options=given)
+        with closing(Database(settings.database)) as database, database.reading() as session:
+            refuse_open_door(settings.host, known_keys(session))
         application = deployment(settings, options.replicas, options.cores)
     except UserError as error:
         print(f"cadran: {error}", file=sys.stderr)

@@ -47,6 +47,11 @@ class Exchange:
         self.stamps: list[float] = []
         self._over = False
 
+    @property
+    def prompts(self) -> list[tuple[int, ...]]:
+        """The ids of the prompts, in order."""
+        return [generation.prompt_ids for generation in self._generations]
+
     async def __aiter__(self) -> AsyncGenerator[Event, None]:
         yield Admitted(self.prompt_tokens)
         async for event in merged(self._generations):

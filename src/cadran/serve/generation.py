@@ -36,6 +36,7 @@ from cadran.serve.events import (
 from cadran.serve.served_model import ServedModel
 from cadran.serve.tools.output_format import Prompted
 from cadran.serve.tools.output_reader import Argued, Called, Hung, OutputReader, Piece, PlainReader, Said, Thought
+from cadran.serve.tools.stop_text import StopText
 
 log = logging.getLogger(__name__)
 
@@ -47,17 +48,22 @@ class Generation:
         request: what was asked.
         served: the model, lent for as long as this lasts.
         prompted: the prompt as the model reads it.
+        deadline: when it ends with an error, by the event loop's clock; None for never.
 
     Attributes:
         prompt_tokens: of the prompt.
+        prompt_ids: the prompt.
     """
 
-    def __init__(self, request: GenerateRequest, served: ServedModel, prompted: Prompted) -> None:
-        self.request, self.served, self._prompted = request, served, prompted
-        self.prompt_tokens = len(prompted.ids)
+    def __init__(
+        self, request: GenerateRequest, served: ServedModel, prompted: Prompted, deadline: float | None = None
+    ) -> None:
+        self.request, self.served, self._prompted, self._deadline = request, served, prompted, deadline
+        self.prompt_tokens, self.prompt_ids = len(prompted.ids), prompted.ids
         self._completion: Completion | None = None
         self._writers: list[_Writer] = []
         self._room = 0
+        self._late = False
 
     def start(self) -> None:
         """Hand it to the engine.
@@ -77,10 +83,21 @@ class Generation:
         self._room = min(room, request.max_tokens or room)
         chat = request.messages is not None
         ends = self._ends(engine, chat)
+        size = engine.runner.vocabulary
+        if (beyond := next((id for id, _ in request.sampling.get("logit_bias", ()) if id >= size), None)) is not None:
+            raise ApiError(
+                "invalid", f"logit_bias names {beyond} and the vocabulary ends at {size - 1}", param="logit_bias"
+            )
+        readers = [self._reader(chat) for _ in range(request.answers)]
+        # What a model thinks and the calls it writes hold no stop strings, and the engine cannot tell them apart.
+        plain = all(isinstance(reader, PlainReader) for reader in readers)
+        stops = request.stop if plain else ()
+        if not all(request.stop):
+            raise ApiError("invalid", "a stop string is empty and would end every answer; leave it out", param="stop")
         try:
             params = SamplingParams(**{**request.sampling, "max_tokens": self._room})
             self._completion = engine.stream(
-                self._prompted.ids, params, stop=request.stop, stop_ids=ends, grammar=self._prompted.grammar,
+                self._prompted.ids, params, stop=stops, stop_ids=ends, grammar=self._prompted.grammar,
                 answers=request.answers, logprobs=request.logprobs, top=request.top,
                 prompt_logprobs=request.prompt_logprobs, guess=request.guess, shown_ids=self._prompted.shown_ids,
             )  # fmt: skip
@@ -88,12 +105,15 @@ class Generation:
             raise ApiError("invalid", str(error)) from error
         except TypeError as error:  # a field of the sampling that does not exist is a translator's mistake
             raise ApiError("internal", "the request could not be translated") from error
-        self._writers = [_Writer(number, self._reader(chat)) for number in range(request.answers)]
+        waited_for = () if plain else request.stop
+        single = not self._prompted.parallel
+        self._writers = [_Writer(number, reader, StopText(waited_for), single) for number, reader in enumerate(readers)]
 
     def _ends(self, engine: Engine, chat: bool) -> tuple[int, ...]:
         ends: tuple[int, ...] = ()
         if not self.request.ignore_end:
             ends = engine.renderer.stop_ids if chat and engine.renderer is not None else engine.tokenizer.eos_ids
+            ends = (*ends, *self._prompted.stop_ids)
         return tuple(dict.fromkeys((*ends, *self.request.stop_ids)))
 
     def _reader(self, chat: bool) -> OutputReader:
@@ -105,12 +125,15 @@ class Generation:
         assert completion is not None, "start it first"
         generated, cached, told = 0, 0, False
         scored: tuple[Scored, ...] = ()
+        alarm = None
+        if self._deadline is not None:
+            alarm = asyncio.get_running_loop().call_at(self._deadline, self._expire)
         try:
             async for event in completion:
                 if event.prompt:
                     scored = event.prompt
                     continue
-                if event.token is not None:
+                if event.token is not None and not self._writers[event.index].over:
                     generated += 1
                 if event.cached is not None:
                     cached = event.cached
@@ -122,14 +145,21 @@ class Generation:
                 if all(writer.over for writer in self._writers):
                     break
         except UserError as error:
-            yield Failed(ApiError("invalid" if not told else "internal", str(error)))
+            # A grammar that became too costly, or biases that left nothing to say, are not the server's failure.
+            asked = self._prompted.grammar is not None or self.request.sampling.get("logit_bias")
+            yield Failed(ApiError("invalid" if asked or not told else "internal", str(error)))
             return
-        except RuntimeError as error:
+        except Exception as error:
             log.exception("the engine failed", exc_info=error)
             yield Failed(ApiError("internal", "the engine failed on this answer; the server's log says why"))
             return
         finally:
             completion.close()
+            if alarm is not None:
+                alarm.cancel()
+        if self._late:
+            yield Failed(ApiError("timeout", "the request took longer than this server allows; ask for less"))
+            return
         thought = sum(writer.thought for writer in self._writers)
         yield Used(self.prompt_tokens, cached, generated, thought, 0.0, first, perf_counter() - begun)
 
@@ -138,10 +168,12 @@ class Generation:
         if writer.over:
             return
         yield from writer.push(event.text, event.scored, event.token is not None)
+        if event.finish == "error":
+            return  # it is not over: what went wrong is raised after the last event
         if event.finish is not None:
             yield from writer.end(self._reason(event.finish, writer.tokens), event.stop)
-        elif writer.calls and not self._prompted.parallel and not writer.calling:
-            yield from writer.end("tools", None)
+        elif writer.done:
+            yield from writer.end("eos", None)
 
     def _reason(self, finish: Finish, tokens: int) -> Reason:
         match finish:
@@ -152,6 +184,10 @@ class Generation:
                 return "length" if wanted is not None and tokens >= wanted else "context"
             case _:
                 return "cancelled"
+
+    def _expire(self) -> None:
+        self._late = not all(writer.over for writer in self._writers)
+        self.close()
 
     def close(self) -> None:
         """Stop computing; may be called at any time."""
@@ -166,67 +202,85 @@ class _Writer:
     Attributes:
         index: of the answer.
         reader: tells reasoning, text and calls apart.
+        stops: cuts what it says at a stop string.
+        single: the answer is over with its first complete call.
         tokens: generated.
         thought: of those, for reasoning alone.
         calls: begun.
-        calling: whether the last one goes on.
+        whole: calls that are complete.
+        done: nothing more is wanted of it.
         over: whether it has finished.
     """
 
     index: int
     reader: OutputReader
+    stops: StopText
+    single: bool = False
     tokens: int = 0
     thought: int = 0
     calls: int = 0
-    calling: bool = False
+    whole: int = 0
+    done: bool = False
     over: bool = False
     _scored: list[Scored] = field(default_factory=list)
 
     def push(self, text: str, scored: Scored | None, token: bool) -> Iterator[Event]:
         self.tokens += token
-        if scored is not None:
+        thinking = self.reader.thinking
+        self.thought += token and thinking
+        if scored is not None and not thinking:
             self._scored.append(scored)
-        pieces = self.reader.push(text)
-        if pieces and all(isinstance(piece, Thought) for piece in pieces):
-            self.thought += token
         # Tokens that brought no text of their own go with the next piece: together they make a character.
-        yield from self._events(pieces)
+        yield from self._events(self.reader.push(text))
 
     def end(self, reason: Reason, stop: str | None) -> Iterator[Event]:
         yield from self._events(self.reader.end())
-        if self._scored:
-            yield Spoke(self.index, "", tuple(self._scored))
-            self._scored = []
+        rest = "" if self.done else self.stops.end()
+        if rest or self._scored:
+            yield self._spoke(rest)
         self.over = True
+        stop = stop or self.stops.found
         if stop is not None:
             reason = "stop_string"
-        elif self.calls and not self.calling and reason == "eos":
+        elif self.whole and reason == "eos":
             reason = "tools"
         yield Finished(self.index, reason, stop)
 
+    def _spoke(self, text: str) -> Spoke:
+        tokens, self._scored = tuple(self._scored), []
+        return Spoke(self.index, text, tokens)
+
     def _events(self, pieces: list[Piece]) -> Iterator[Event]:
         for piece in pieces:
+            if self.done:
+                return
             match piece:
                 case Thought(text):
                     self._scored = []
                     yield Reasoned(self.index, text)
                 case Said(text):
-                    tokens, self._scored = tuple(self._scored), []
-                    yield Spoke(self.index, text, tokens)
+                    certain = self.stops.push(text)
+                    self.done = self.stops.found is not None
+                    if certain or self._scored:
+                        yield self._spoke(certain)
                 case Called(name):
-                    self._scored, self.calling = [], True
+                    if waiting := self.stops.end():  # it was no stop string after all
+                        yield Spoke(self.index, waiting)
+                    self._scored = []
                     yield CallBegan(self.index, self.calls, secrets.token_hex(12), name)
                     self.calls += 1
                 case Argued(fragment):
                     self._scored = []
                     yield CallArguments(self.index, self.calls - 1, fragment)
                 case Hung():
-                    self._scored, self.calling = [], False
+                    self._scored = []
+                    self.whole += 1
+                    self.done = self.single
                     yield CallEnded(self.index, self.calls - 1)
 
 
 async def render(request: GenerateRequest, served: ServedModel) -> Prompted:
-    """The prompt as ids. Long ones are rendered in a thread, so that other requests go on.
+    """The prompt as ids, rendered in a thread.
 
     Raises:
         ApiError: the model cannot chat, its template refuses the conversation, or the prompt is empty.
@@ -247,9 +301,9 @@ async def render(request: GenerateRequest, served: ServedModel) -> Prompted:
             ids = [*opening, *ids]
         return Prompted(tuple(ids), request.grammar)
 
-    size = len(request.prompt or "") + sum(len(str(message.get("content"))) for message in request.messages or ())
     try:
-        return work() if size < 2000 else await asyncio.to_thread(work)
+        # Never on the event loop: however short the text, it waits for a long one that the tokenizer is at.
+        return await asyncio.to_thread(work)
     except UserError as error:
         raise ApiError("invalid", str(error)) from error
 
@@ -266,6 +320,9 @@ async def merged(generations: Sequence[Generation]) -> AsyncGenerator[Event, Non
         try:
             async for event in generation.events():
                 queue.put_nowait((offset, event))
+        except Exception as error:
+            log.exception("a generation failed", exc_info=error)
+            queue.put_nowait((offset, Failed(ApiError.of(error))))
         finally:
             queue.put_nowait((offset, None))
 

@@ -1,13 +1,12 @@
 """A model that could be served: its name, where it lies, what its headers say. Nothing is opened for it."""
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from cadran.files import sha256_file
 from cadran.library.header import ModelHeader, read_header
 from cadran.model.weight_files import weight_files
+from cadran.serve.digest import weights_digest
 
 
 @dataclass(frozen=True)
@@ -38,12 +37,11 @@ class KnownModel:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of its weights, 64 hexadecimal digits: version, digest and proof of what was served. Reads them all.
+        """SHA-256 of its weights, 64 hexadecimal digits: version, digest and proof of what was served.
 
-        Several files are hashed by their digests, in order of name.
+        May read them all: on the event loop ask ``digest.digest_of``. ``UserError`` when they cannot be read.
         """
-        digests = [sha256_file(path) for path in self._files]
-        return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+        return weights_digest(self._files)
 
     @property
     def _files(self) -> list[Path]:

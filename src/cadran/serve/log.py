@@ -1,4 +1,8 @@
-"""The server's log: one JSON object a line, to standard error, without prompts."""
+"""The server's log: one JSON object a line, to standard error.
+
+A line for each request (``watch``): its route, status, model, tokens, seconds, the name of its key and its id. Nothing
+of what was said, unless ``log_prompts`` asks for it.
+"""
 
 import json
 import logging
@@ -26,10 +30,11 @@ class JsonFormatter(logging.Formatter):
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:
-    """Send what Cadran logs there; called once, by the command."""
+    """Send there what Cadran logs, and what uvicorn warns of; called once, by the command."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
-    logger = logging.getLogger("cadran")
-    logger.handlers[:] = [handler]
-    logger.setLevel(level)
-    logger.propagate = False
+    for name, least in (("cadran", level), ("uvicorn", max(level, logging.WARNING))):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.setLevel(least)
+        logger.propagate = False

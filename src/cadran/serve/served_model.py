@@ -5,6 +5,7 @@ from functools import cached_property
 from time import monotonic
 
 from cadran.engine.engine import Engine
+from cadran.serve.ide.fim_prompt import FimTokens, find_fim
 from cadran.serve.known_model import KnownModel
 from cadran.serve.tools.output_format import OutputFormat
 
@@ -33,6 +34,11 @@ class ServedModel:
     def output(self) -> OutputFormat:
         """How it writes reasoning and calls."""
         return OutputFormat(self.engine)
+
+    @cached_property
+    def fim(self) -> FimTokens | None:
+        """How it is asked to fill in the middle; None when it was not taught to."""
+        return find_fim(self.engine, self.known.path)
 
     @property
     def expires(self) -> float | None:

@@ -15,7 +15,9 @@ import uvicorn
 
 from cadran.errors import UserError
 from cadran.serve.application import make_application
+from cadran.serve.gate import refuse_open_door
 from cadran.serve.service import Service
+from cadran.serve.state.api_key import known_keys
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +41,11 @@ class Server:
         """Open sockets for every address of the settings.
 
         Raises:
-            UserError: an address is taken or not this machine's.
+            UserError: an address is taken or not this machine's, or others reach it and there is no API key.
         """
         settings = self.service.settings
+        with self.service.database.reading() as session:
+            refuse_open_door(settings.host, known_keys(session))
         ports = [settings.port] + ([settings.ollama_port] if settings.ollama_port is not None else [])
         found: list[socket.socket] = []
         for port in ports:

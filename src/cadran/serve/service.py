@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -38,6 +38,7 @@ class Service:
         shelf: the models.
         admission: who has a place.
         listeners: called with every exchange that is over: metrics, accounting.
+        endings: awaited when the server stops and its grace is over: they end what outlives its connection.
         database: what must survive a restart; opened when it is first asked for.
     """
 
@@ -47,6 +48,7 @@ class Service:
         self.shelf = Shelf(self._find, open or self._open, memory=memory, keep_alive=settings.keep_alive)
         self.admission = Admission(settings.parallel, settings.queue)
         self.listeners: list[Listener] = []
+        self.endings: list[Callable[[], Awaitable[None]]] = []
 
     @cached_property
     def database(self) -> Database:
@@ -58,8 +60,8 @@ class Service:
         if names:
             found = [KnownModel(name_of(name), find_model(name)) for name in names]
         else:
-            found = [KnownModel(name, path) for name in pulled_names() if (path := _pulled(name)) is not None]
-            found += [KnownModel(name, path) for name, path in run_models(runs_folder())]
+            found = list(_trained())
+            found += [KnownModel(name, path) for name in pulled_names() if (path := _pulled(name)) is not None]
         found += [
             KnownModel(f"{model.name}:{name}", model.path, adapter=Path(folder).expanduser())
             for model in found[:1]
@@ -85,9 +87,20 @@ class Service:
         Raises:
             ApiError: no such model, no place, or the request is refused.
         """
+        seconds = self.settings.deadline
+        deadline = None if seconds is None else asyncio.get_running_loop().time() + seconds
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self._begun(requests, deadline)
+        except TimeoutError as error:
+            raise ApiError("timeout", "the request waited longer than this server allows; try again later") from error
+
+    async def _begun(self, requests: Sequence[GenerateRequest], deadline: float | None) -> Exchange:
         answers = sum(request.answers for request in requests)
         if not 0 < answers <= self.settings.max_answers:
-            raise ApiError("invalid", f"{answers} answers were asked for; ask for 1 to {self.settings.max_answers}")
+            raise ApiError(
+                "invalid", f"{answers} answers were asked for; ask for 1 to {self.settings.max_answers}", param="n"
+            )
         known = self.shelf.resolve(requests[0].model, requests[0].adapter)
         loop = asyncio.get_running_loop()
         queued = await self.admission.enter()
@@ -101,9 +114,12 @@ class Service:
         generations: list[Generation] = []
         try:
             for request in requests:
-                generations.append(Generation(request, served, await render(request, served)))
+                generations.append(Generation(request, served, await render(request, served), deadline))
             for generation in generations:
-                generation.start()
+                if generation.request.grammar is None and not generation.request.tools:
+                    generation.start()
+                else:  # compiling a grammar may take a second
+                    await asyncio.to_thread(generation.start)
         except BaseException:
             for generation in generations:
                 generation.close()
@@ -142,9 +158,12 @@ class Service:
             await asyncio.wait_for(self.admission.idle(), grace)
         except TimeoutError:
             log.warning("stopping with requests under way", extra={"running": self.admission.running})
+            self.admission.give_up()
+        for end in self.endings:
+            await end()
         await self.shelf.end()
         if "database" in vars(self):
-            self.database.close()
+            await asyncio.to_thread(self.database.close)
 
 
 def name_of(argument: str) -> str:
@@ -153,6 +172,17 @@ def name_of(argument: str) -> str:
     if path.suffix == ".gguf":
         return path.stem
     return path.resolve().name if path.is_absolute() or argument.startswith((".", "~")) else argument
+
+
+def _trained() -> Iterator[KnownModel]:
+    """Each run under its own name, the newest first, then its stages; a reward model answers nothing."""
+    stages: dict[str, list[tuple[str, Path]]] = {}
+    for name, path in run_models(runs_folder()):
+        if path.name != "reward":
+            stages.setdefault(name.rpartition("/")[0], []).append((name, path))
+    for run in sorted(stages, key=lambda run: -max(path.stat().st_mtime for _, path in stages[run])):
+        yield KnownModel(run, find_model(run))
+        yield from (KnownModel(name, path) for name, path in stages[run])
 
 
 def _pulled(name: str) -> Path | None:

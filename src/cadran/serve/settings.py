@@ -1,5 +1,9 @@
-"""How a server behaves: one typed object, filled by ``cadran.toml`` and by the options of ``cadran serve``."""
+"""How a server behaves: one typed object, filled by ``cadran.toml`` and by the options of ``cadran serve``.
 
+Nothing is taken from the environment, so that what a server does can be read in one place.
+"""
+
+import difflib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,8 +50,9 @@ class ServeSettings(BaseModel):
     requests_per_minute: int | None = Field(default=None, ge=1, description="Of each API key.")
     tokens_per_minute: int | None = Field(default=None, ge=1, description="Generated, of each API key.")
     database: str | None = Field(default=None, description="SQLAlchemy URL; by default SQLite in the data folder.")
+    accounting_days: int | None = Field(default=366, ge=1, description="For which request accounting is kept.")
     stored_responses: int = Field(default=1000, ge=0, description="Responses that are kept; the oldest go first.")
-    log_prompts: bool = Field(default=False, description="Write prompts and answers into the log.")
+    log_prompts: bool = Field(default=False, description="Write prompts into the log.")
     metrics_compat: bool = Field(default=False, description="Repeat the metrics under the names of vLLM and llama.cpp.")
     web: bool = Field(default=True, description="Serve the web chat.")
 
@@ -69,14 +74,33 @@ def read_settings(file: Path | None = None, options: Mapping[str, Any] | None = 
             content = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be read ({error}); repair it or name another with --config") from error
-    section = content.get(SECTION, {})
-    if not isinstance(section, dict):
-        raise UserError(f"{path} has a {SECTION} that is no table; begin it with [{SECTION}]")
+    section = _section(path, content)
     given = {name: value for name, value in (options or {}).items() if value is not None}
     try:
         return ServeSettings(**{**section, **given})
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
-        where = "" if name in given else f" in {path}"
+        where = "" if name.partition(".")[0] in given else f" in {path}"
+        if first["type"] == "extra_forbidden":
+            raise UserError(f"there is no setting {name}{where}{_meant(name)}") from None
         raise UserError(f"the setting {name}{where} is wrong: {first['msg'].lower()}") from None
+
+
+def _section(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file says of serving; what lies outside of its section is refused where it was meant for it."""
+    for name in content:
+        if name in ServeSettings.model_fields:
+            raise UserError(f"{path} has {name} outside of its section; put it under [{SECTION}]")
+        if name != SECTION and difflib.get_close_matches(name, [SECTION], cutoff=0.7):
+            raise UserError(f"{path} has a section {name}; call it [{SECTION}]")
+    section = content.get(SECTION, {})
+    if not isinstance(section, dict):
+        raise UserError(f"{path} has a {SECTION} that is no table; begin it with [{SECTION}]")
+    return section
+
+
+def _meant(name: str) -> str:
+    """The end of the sentence about a name that is none."""
+    near = difflib.get_close_matches(name, ServeSettings.model_fields, n=1)
+    return f"; did you mean {near[0]}?" if near else f"; those there are: {', '.join(ServeSettings.model_fields)}"

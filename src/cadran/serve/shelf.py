@@ -43,7 +43,11 @@ class Shelf:
 
     def refresh(self) -> None:
         """Look anew which models there are."""
-        self._known = {model.name: model for model in self._find()}
+        # Those that are as before stay, with what was read of their files.
+        before = self._known
+        self._known = {
+            model.name: before[model.name] if before.get(model.name) == model else model for model in self._find()
+        }
 
     @property
     def known(self) -> list[KnownModel]:
@@ -184,7 +188,8 @@ class Shelf:
     async def _sweep(self) -> None:
         """Close what has expired, as long as something will."""
         while times := [served.expires for served in self._served.values() if served.expires is not None]:
-            await asyncio.sleep(max(0.0, min(times) - monotonic()))
+            # No longer: another model may meanwhile be given less time than the one that is waited for.
+            await asyncio.sleep(min(max(0.0, min(times) - monotonic()), 0.5))
             for served in list(self._served.values()):
                 if served.expires is not None and served.expires <= monotonic():
                     await self.close(served)

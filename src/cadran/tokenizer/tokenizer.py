@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
+from time import sleep
 from typing import TYPE_CHECKING, Any
 
 import tokenizers
@@ -175,9 +176,13 @@ class Tokenizer:
         Raises:
             UserError: the text holds half of a surrogate pair, which UTF-8 cannot express; or the tokenizer is damaged.
         """
-        with self._encoder([text], special) as core:
-            pieces = [core.encode(piece, add_special_tokens=False).ids for piece in self._pieces(text)]
-        ids: list[int] = pieces[0] if len(pieces) == 1 else [id for piece in pieces for id in piece]
+        ids: list[int] = []
+        for number, piece in enumerate(self._pieces(text)):
+            if number:
+                sleep(0)  # between the pieces of a long text other threads have their turn
+            with self._encoder([text], special) as core:
+                some: list[int] = core.encode(piece, add_special_tokens=False).ids
+            ids += some
         return ids
 
     def _pieces(self, text: str) -> Iterable[str]:

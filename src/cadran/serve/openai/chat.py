@@ -1,5 +1,6 @@
 """``POST /v1/chat/completions``."""
 
+import asyncio
 import secrets
 import time
 
@@ -12,6 +13,9 @@ from cadran.serve.exchange import Exchange
 from cadran.serve.family import service_of
 from cadran.serve.openai.chat_answer import ChatHead, ChatStream, chat_body
 from cadran.serve.openai.chat_request import ChatRequest
+from cadran.serve.openai.fingerprint import fingerprint
+from cadran.serve.openai.vocabulary_fields import understood
+from cadran.serve.service import Service
 
 router = APIRouter(tags=["OpenAI"])
 
@@ -20,20 +24,31 @@ router = APIRouter(tags=["OpenAI"])
 @router.post("/chat/completions", include_in_schema=False)
 async def chat_completions(request: Request, body: ChatRequest) -> Response:
     """Answer a conversation."""
-    exchange = await until_gone(request, service_of(request).begin(body.asked()))
-    head = _head(exchange, body)
+    service = service_of(request)
+    exchange = await until_gone(request, _begun(service, body))
+    head = _head(service, exchange, body)
     if body.stream:
         return StreamAnswer(exchange, ChatStream(head, body.n or 1, body.wants_usage))
     async with exchange:
-        return JSON(chat_body(head, await until_gone(request, collect(aiter(exchange)))))
+        collected = await until_gone(request, collect(aiter(exchange)))
+        if head.top is None:
+            return JSON(chat_body(head, collected))
+        return await asyncio.to_thread(lambda: JSON(chat_body(head, collected)))  # megabytes, where much was asked for
 
 
-def _head(exchange: Exchange, body: ChatRequest) -> ChatHead:
+async def _begun(service: Service, body: ChatRequest) -> Exchange:
+    return await service.begin(await understood(service, body, body.asked()))
+
+
+def _head(service: Service, exchange: Exchange, body: ChatRequest) -> ChatHead:
     return ChatHead(
         id=f"chatcmpl-{secrets.token_hex(12)}",
         created=int(time.time()),
         model=exchange.model or exchange.served.known.name,
-        fingerprint=None,
+        fingerprint=fingerprint(exchange.served, service.settings),
         top=(body.top_logprobs or 0) if body.logprobs else None,
         tokenizer=exchange.served.engine.tokenizer,
+        legacy=body.legacy,
+        prompt_ids=exchange.prompts[0] if body.return_token_ids else None,
+        prompt_top=body.prompt_logprobs,
     )

@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from cadran.serve.api_error import ApiError
 from cadran.serve.asked import GenerateRequest, Message, Tool, ToolChoice
 from cadran.serve.openai.sampling_fields import SamplingFields
+
+_TAKEN = ("messages", "tools", "add_generation_prompt", "now")
+"""Variables of a template that have fields of their own."""
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 
@@ -35,8 +38,8 @@ class CalledFunction(_Open):
 class ToolCall(_Open):
     """A call in a message of the assistant."""
 
-    id: str = ""
-    type: str = "function"
+    id: str | None = None
+    type: str | None = None
     function: CalledFunction
 
 
@@ -78,10 +81,11 @@ class JsonSchema(_Open):
 
 
 class ResponseFormat(_Open):
-    """What the answer must be."""
+    """What the answer must be. ``schema`` beside the type is how llama.cpp and others write it."""
 
     type: Literal["text", "json_object", "json_schema"] = "text"
     json_schema: JsonSchema | None = None
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
 
 
 class Prediction(_Open):
@@ -94,8 +98,8 @@ class Prediction(_Open):
 class ChatRequest(SamplingFields):
     """The body."""
 
-    messages: list[ChatMessage] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
+    messages: Annotated[list[ChatMessage], Field(fail_fast=True)] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(default=None, ge=-1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     response_format: ResponseFormat | None = None
@@ -108,7 +112,9 @@ class ChatRequest(SamplingFields):
     functions: list[FunctionSpec] | None = None
     function_call: str | dict[str, Any] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    continue_final_message: bool = False
+    documents: list[Any] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
 
     def asked(self) -> GenerateRequest:
         """What it means.
@@ -116,17 +122,14 @@ class ChatRequest(SamplingFields):
         Raises:
             ApiError: it asks for what is not there, or contradicts itself.
         """
-        if self.modalities not in (None, ["text"]):
-            raise ApiError("invalid", "only text is made here; leave modalities out", param="modalities")
+        self.check()
         messages = [to_template(message, number) for number, message in enumerate(self.messages)]
-        prefill = ""
-        if self.continue_final_message and messages[-1]["role"] == "assistant":
-            prefill = str(messages.pop().get("content", ""))
-            if not messages:
-                raise ApiError("invalid", "there is nothing before the message to be continued", param="messages")
+        prefill = self._prefill(messages)
         tools = self._tools()
         effort = self.reasoning_effort
-        variables = dict(self.chat_template_kwargs or {})
+        variables = {name: value for name, value in (self.chat_template_kwargs or {}).items() if name not in _TAKEN}
+        if self.documents:
+            variables.setdefault("documents", self.documents)
         if effort is not None:
             variables.setdefault("reasoning_effort", effort)
         thinking = variables.pop("enable_thinking", None)
@@ -136,31 +139,80 @@ class ChatRequest(SamplingFields):
             prefill=prefill,
             tools=tools,
             tool_choice=self._choice(tools),
-            parallel_tools=self.parallel_tool_calls is not False,
+            parallel_tools=self.parallel_tool_calls is not False and not self.legacy,
             sampling=self.sampling(),
-            max_tokens=self.max_completion_tokens or self.max_tokens,
+            max_tokens=self._limit(),
             stop=self.stops,
             stop_ids=tuple(self.stop_token_ids or ()),
             ignore_end=self.ignore_eos,
             grammar=self._format(),
             answers=self.n or 1,
-            logprobs=bool(self.logprobs),
-            top=self.top_logprobs or 0 if self.logprobs else 0,
+            logprobs=bool(self.logprobs or self.return_token_ids),
+            top=max(self.top_logprobs or 0, self.prompt_logprobs or 0),
+            prompt_logprobs=self.prompt_logprobs is not None,
             thinking=thinking if isinstance(thinking, bool) else None if effort is None else effort != "none",
             template_variables=variables,
             guess="" if self.prediction is None else text_of(self.prediction.content, "prediction"),
             adapter=self.lora,
         )
 
+    @property
+    def legacy(self) -> bool:
+        """Whether it knows functions and no tools yet: then the answer does, too."""
+        return bool(self.functions) and not self.tools
+
+    def check(self) -> None:
+        """See ``SamplingFields.check``."""
+        super().check()
+        extra = self.model_extra or {}
+        if self.modalities not in (None, ["text"]):
+            raise ApiError("invalid", "only text is made here; leave modalities out", param="modalities")
+        if self.top_logprobs and not self.logprobs:
+            raise ApiError("invalid", "top_logprobs wants logprobs: true", param="top_logprobs")
+        if extra.get("echo"):
+            raise ApiError("invalid", "echo is for /v1/completions; leave it out", param="echo")
+        if (extra.get("best_of") or 1) != 1:
+            raise ApiError("invalid", "best_of is for /v1/completions; use n", param="best_of")
+        if self.add_generation_prompt is False and not self.continue_final_message:
+            raise ApiError(
+                "invalid",
+                "without add_generation_prompt nobody's turn is open; set continue_final_message, or leave it out",
+                param="add_generation_prompt",
+            )
+
+    def _limit(self) -> int | None:
+        for name in ("max_completion_tokens", "max_tokens"):
+            value: int | None = getattr(self, name)
+            if value == 0:
+                raise ApiError("invalid", f"{name} is 0; ask for one token at least", param=name)
+            if value is not None:
+                return None if value < 0 else value
+        return None
+
+    def _prefill(self, messages: list[Message]) -> str:
+        """What the answer begins with: the last message, which is taken out."""
+        if not self.continue_final_message:
+            return ""
+        last = messages.pop()
+        if last["role"] != "assistant" or "tool_calls" in last:
+            raise ApiError(
+                "invalid", "only a text of the assistant can be continued; let it be the last message", param="messages"
+            )
+        if not messages:
+            raise ApiError("invalid", "there is nothing before the message to be continued", param="messages")
+        return str(last["content"])
+
     def _format(self) -> dict[str, Any] | None:
         asked = self.response_format
         if asked is None or asked.type == "text":
             return self.prescribed()
+        named = None if asked.json_schema is None else asked.json_schema.schema_
+        schema = asked.schema_ if named is None else named
+        if schema is not None:
+            return {"json_schema": schema}
         if asked.type == "json_object":
             return {"json_object": True}
-        if asked.json_schema is None or asked.json_schema.schema_ is None:
-            raise ApiError("invalid", "response_format has no schema", param="response_format.json_schema")
-        return {"json_schema": asked.json_schema.schema_}
+        raise ApiError("invalid", "response_format has no schema; give one", param="response_format.json_schema")
 
     def _tools(self) -> tuple[Tool, ...]:
         specs = [(tool.type, tool.function) for tool in self.tools or ()]
@@ -169,7 +221,7 @@ class ChatRequest(SamplingFields):
         for type, function in specs:
             if type != "function" or function is None:
                 raise ApiError(
-                    "invalid", f"tools of the type {type!r} are not known here; use functions", param="tools"
+                    "invalid", f"tools of the type {type[:40]!r} are not known here; use functions", param="tools"
                 )
             tools.append(
                 Tool(
@@ -201,7 +253,7 @@ class ChatRequest(SamplingFields):
             raise ApiError("invalid", "tool_choice asks for a call and there are no tools", param="tool_choice")
         for name in choice.names:
             if name not in known:
-                raise ApiError("invalid", f"tool_choice names {name!r}, which is no tool", param="tool_choice")
+                raise ApiError("invalid", f"tool_choice names {name[:64]!r}, which is no tool", param="tool_choice")
         return choice
 
 
@@ -224,7 +276,7 @@ def text_of(content: str | list[Part] | None, field: str) -> str:
     for part in content:
         said = part.text if part.text is not None else part.refusal
         if said is None or part.type not in ("text", "refusal", "input_text", "output_text"):
-            raise ApiError("invalid", f"{part.type} cannot be read by a model of text; send text", param=field)
+            raise ApiError("invalid", f"{part.type[:40]!r} cannot be read by a model of text; send text", param=field)
         texts.append(said)
     return "".join(texts)
 
@@ -254,7 +306,7 @@ def to_template(message: ChatMessage, number: int) -> Message:
     if calls:
         told["tool_calls"] = [
             {
-                "id": call.id,
+                "id": call.id or "",
                 "type": "function",
                 "function": {"name": call.function.name, "arguments": _arguments(call.function.arguments, field)},
             }
@@ -268,7 +320,7 @@ def _arguments(arguments: str | dict[str, Any], field: str) -> dict[str, Any]:
         return arguments
     try:
         content = json.loads(arguments or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         raise ApiError("invalid", "the arguments of a call are no JSON object", param=f"{field}.tool_calls")

@@ -1,5 +1,7 @@
 """How the OpenAI family says no. Source: api-contracts 1.4."""
 
+import math
+
 from cadran.serve.answering import JSON
 from cadran.serve.api_error import ApiError, Kind
 
@@ -31,7 +33,7 @@ def refuse(error: ApiError, request_id: str) -> JSON:
     status, _, _ = _STATUS[error.kind]
     headers = {}
     if error.retry_after is not None:
-        headers["retry-after"] = f"{error.retry_after:.0f}"
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
     if error.kind in ("internal", "unsupported"):
         headers["x-should-retry"] = "false"
     return JSON(error_body(error), status_code=status, headers=headers)

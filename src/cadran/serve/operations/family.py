@@ -4,14 +4,19 @@ import re
 
 from fastapi import APIRouter
 
+from cadran.serve import votes
 from cadran.serve.family import Family
 from cadran.serve.openai.errors import refuse
+from cadran.serve.operations import exposition, health
 
 router = APIRouter()
+router.include_router(health.router)
+router.include_router(exposition.router)
+router.include_router(votes.router)
 
 FAMILY = Family(
     "operations",
-    re.compile(r"/(health|healthz|live|ready|ping|metrics|openapi.json|slots)$|/v1/(health|load)$"),
+    re.compile(r"/(health|healthz|live|load|ready|ping|metrics|openapi.json|slots)$|/v1/(health|load)$|/api/votes"),
     router,
     refuse,
 )

@@ -2,17 +2,15 @@
 
 import re
 
-from fastapi import APIRouter
-
 from cadran.serve.family import Family
-from cadran.serve.openai.errors import refuse
-
-router = APIRouter()
+from cadran.serve.replicate.problem import refuse
+from cadran.serve.replicate.routes import router
 
 FAMILY = Family(
     "replicate",
     re.compile(
-        r"/v1/(predictions|account|hardware|collections|deployments|files|trainings)|/v1/models/.+/(predictions|versions)"
+        r"/v1/(predictions|account|hardware|collections|deployments|files|trainings)(/|$)"
+        r"|/v1/models/.+/(predictions|versions)(/|$)"
     ),
     router,
     refuse,

@@ -5,9 +5,12 @@ NATIVE := $(wildcard native/*.cpp native/*.h native/*.inc native/CMakeLists.txt)
 
 .PHONY: run test soak fuzz interop bench sanitize clean
 
+# Ends by serving; without a registry for smollm2 or the page, it serves without them.
 run: .venv/ready
 	$(BIN)/cadran run quickstart
-	$(BIN)/cadran chat quickstart
+	$(BIN)/python web/build.py
+	$(BIN)/cadran pull smollm2 || true
+	$(BIN)/cadran serve --open
 
 test: .venv/ready-dev
 	$(BIN)/ruff check .
@@ -20,6 +23,7 @@ soak: .venv/ready-dev
 	$(BIN)/python -m pytest -m slow --ignore tests/interop --ignore-glob '*fuzz*'
 
 fuzz: .venv/ready-dev
+	CADRAN_SCHEMA_EXAMPLES=200 $(BIN)/python -m pytest tests/serve/test_schema_fuzz.py
 	$(BIN)/python -m pytest -m slow tests/model/gguf/test_gguf_fuzz.py tests/model/test_checkpoint_fuzz.py
 
 interop: .venv/ready-interop
@@ -31,6 +35,7 @@ bench: .venv/ready-bench
 	$(BIN)/python benchmarks/time_to_loss.py
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/serving.py
+	$(BIN)/python benchmarks/serve.py
 
 # The native tests under the address and undefined-behaviour sanitizers, then under the thread sanitizer.
 sanitize: .venv/ready-sanitize
@@ -69,6 +74,7 @@ sanitize: .venv/ready-sanitize
 .venv/ready-interop: .venv/ready-dev
 	$(BIN)/python -m pip install --quiet llama-cpp-python==0.3.16
 	$(BIN)/python -m pip install --quiet --no-deps trl==1.16.0
+	$(BIN)/python -m pip install --quiet 'cadran[cluster]'
 	@touch $@
 
 clean:

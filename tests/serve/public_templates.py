@@ -1,6 +1,7 @@
 """Chat templates of public models, out of the source package of llama-cpp-python, in the user's cache."""
 
 import tarfile
+import tempfile
 from pathlib import Path
 
 from public_checkpoints import CACHE
@@ -36,8 +37,6 @@ def public_template(name: str) -> ChatTemplate:
     folder = CACHE / f"llama.cpp-templates-{sha256[:12]}"
     path = folder / f"{name}.jinja"
     if not path.is_file():
-        import tempfile
-
         with (
             tempfile.TemporaryDirectory() as temporary,
             tarfile.open(_sdist(requirement, sha256, Path(temporary))) as archive,

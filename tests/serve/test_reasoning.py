@@ -1,5 +1,6 @@
 """Reasoning told apart from the answer, by a tiny model whose template thinks."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -89,17 +90,16 @@ def test_turned_off_reasoning_is_closed_in_the_prompt(client: openai.OpenAI) -> 
 
 def test_a_prescribed_form_holds_for_the_answer_after_the_reasoning(client: openai.OpenAI) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}
-    # The bias makes the random model close its reasoning soon.
     for opened in ({}, thinking()):
         answer = client.chat.completions.create(
             **ASKED, response_format=form, max_tokens=400, temperature=2, extra_body=opened
         ).choices[0]
         if answer.finish_reason == "stop":
-            jsonschema.validate(__import__("json").loads(answer.message.content or ""), SCHEMA)
+            jsonschema.validate(json.loads(answer.message.content or ""), SCHEMA)
         else:
             assert answer.message.model_extra["reasoning_content"]
     off = client.chat.completions.create(**ASKED, response_format=form, max_tokens=60, reasoning_effort="none")
-    jsonschema.validate(__import__("json").loads(off.choices[0].message.content or ""), SCHEMA)
+    jsonschema.validate(json.loads(off.choices[0].message.content or ""), SCHEMA)
 
 
 def test_prescribed_calls_may_follow_reasoning(client: openai.OpenAI) -> None:

@@ -59,6 +59,11 @@ class Completion:
                 raise
         return self._noted(self._waiting.pop())
 
+    @property
+    def waiting(self) -> bool:
+        """Whether the next event is here already."""
+        return bool(self._waiting)
+
     def _ended(self) -> bool:
         """Whether nothing more will come; raises what went wrong, once."""
         if self._failure is not None:

@@ -72,7 +72,7 @@ class Scheduler:
         *,
         budget: int = 512,
         drafter: DrafterOf | None = None,
-        burst_seconds: float = 0.01,
+        burst_seconds: float = 0.03,
         cost: PassCost | None = None,
     ) -> None:
         if budget < 1:

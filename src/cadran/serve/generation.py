@@ -125,6 +125,7 @@ class Generation:
         assert completion is not None, "start it first"
         generated, cached, told = 0, 0, False
         scored: tuple[Scored, ...] = ()
+        spoken: Spoke | None = None
         alarm = None
         if self._deadline is not None:
             alarm = asyncio.get_running_loop().call_at(self._deadline, self._expire)
@@ -141,7 +142,18 @@ class Generation:
                     told, first = True, perf_counter() - begun
                     yield Prefilled(cached, scored)
                 for told_event in self._told(event):
-                    yield told_event
+                    if spoken is not None and isinstance(told_event, Spoke) and told_event.index == spoken.index:
+                        spoken = Spoke(spoken.index, spoken.text + told_event.text, spoken.tokens + told_event.tokens)
+                        continue
+                    if spoken is not None:
+                        yield spoken
+                    spoken = told_event if isinstance(told_event, Spoke) else None
+                    if spoken is None:
+                        yield told_event
+                # What came in one step is told in one piece: each costs a write here and a wake-up there.
+                if spoken is not None and not completion.waiting:
+                    yield spoken
+                    spoken = None
                 if all(writer.over for writer in self._writers):
                     break
         except UserError as error:

@@ -41,7 +41,12 @@ Piece = Thought | Said | Called | Argued | Hung
 
 
 class OutputReader(Protocol):
-    """Reads one answer."""
+    """Reads one answer. The pieces joined are the same however the text was cut."""
+
+    @property
+    def thinking(self) -> bool:
+        """Whether what comes now is reasoning."""
+        ...
 
     def push(self, text: str) -> list[Piece]:
         """What new text makes certain; what may be the beginning of a mark waits."""
@@ -54,6 +59,8 @@ class OutputReader(Protocol):
 
 class PlainReader:
     """Reads an answer of a model that neither thinks aloud nor calls tools."""
+
+    thinking = False
 
     def push(self, text: str) -> list[Piece]:
         """See ``OutputReader``."""

@@ -17,7 +17,7 @@ test: .venv/ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 soak: .venv/ready-dev
 	$(BIN)/python -m pytest -m slow --ignore tests/interop --ignore-glob '*fuzz*'

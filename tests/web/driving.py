@@ -1,0 +1,25 @@
+"""What the tests of the web chat do again and again."""
+
+from collections.abc import Callable
+from typing import Any
+
+Opener = Callable[..., Any]
+Bend = Callable[..., list[dict[str, Any]]]
+
+
+def send(page: Any, text: str) -> None:
+    """Write and press Enter."""
+    page.locator("#message").fill(text)
+    page.locator("#message").press("Enter")
+
+
+def answers(page: Any) -> Any:
+    """All answers that are complete."""
+    return page.locator("article.answer:not([aria-busy=true])")
+
+
+def finished(page: Any, text: str) -> Any:
+    """The answer with that text, once it is complete."""
+    answer = answers(page).filter(has_text=text).last
+    answer.locator("[data-measures]").wait_for()
+    return answer

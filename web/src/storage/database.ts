@@ -1,0 +1,112 @@
+// What the browser keeps: conversations, and apart from them the tokens' probabilities, which are large and seldom read.
+// Without IndexedDB (some private windows) everything is kept in memory until the page is closed.
+
+import type { ScoredToken } from "../api/scored_token";
+import type { Conversation } from "../conversation/conversation";
+
+const NAME = "cadran";
+const VERSION = 1;
+
+export interface Database {
+  conversations(): Promise<Conversation[]>;
+  keep(conversation: Conversation): Promise<void>;
+  /** Forget a conversation and the tokens of its messages. */
+  forget(conversation: Conversation): Promise<void>;
+  tokens(message: string): Promise<ScoredToken[]>;
+  keepTokens(message: string, tokens: ScoredToken[]): Promise<void>;
+}
+
+export async function openDatabase(): Promise<Database> {
+  try {
+    return new Stored(await opened());
+  } catch {
+    return new Remembered();
+  }
+}
+
+function opened(): Promise<IDBDatabase> {
+  return new Promise((resolve, reject) => {
+    const opening = indexedDB.open(NAME, VERSION);
+    opening.onupgradeneeded = () => {
+      opening.result.createObjectStore("conversations", { keyPath: "id" });
+      opening.result.createObjectStore("tokens");
+    };
+    opening.onsuccess = () => resolve(opening.result);
+    opening.onerror = () => reject(opening.error ?? new Error("no database"));
+    opening.onblocked = () => reject(new Error("the database is in use"));
+  });
+}
+
+class Stored implements Database {
+  readonly #database: IDBDatabase;
+
+  constructor(database: IDBDatabase) {
+    this.#database = database;
+  }
+
+  conversations(): Promise<Conversation[]> {
+    return this.#read("conversations", (store) => store.getAll() as IDBRequest<Conversation[]>);
+  }
+
+  keep(conversation: Conversation): Promise<void> {
+    return this.#write(["conversations"], (transaction) => {
+      transaction.objectStore("conversations").put(conversation);
+    });
+  }
+
+  forget(conversation: Conversation): Promise<void> {
+    return this.#write(["conversations", "tokens"], (transaction) => {
+      transaction.objectStore("conversations").delete(conversation.id);
+      for (const id of Object.keys(conversation.messages)) transaction.objectStore("tokens").delete(id);
+    });
+  }
+
+  async tokens(message: string): Promise<ScoredToken[]> {
+    const read = (store: IDBObjectStore) => store.get(message) as IDBRequest<ScoredToken[] | undefined>;
+    return (await this.#read("tokens", read)) ?? [];
+  }
+
+  keepTokens(message: string, tokens: ScoredToken[]): Promise<void> {
+    return this.#write(["tokens"], (transaction) => {
+      transaction.objectStore("tokens").put(tokens, message);
+    });
+  }
+
+  #read<T>(store: string, ask: (store: IDBObjectStore) => IDBRequest<T>): Promise<T> {
+    return new Promise((resolve, reject) => {
+      const asking = ask(this.#database.transaction(store).objectStore(store));
+      asking.onsuccess = () => resolve(asking.result);
+      asking.onerror = () => reject(asking.error ?? new Error("not read"));
+    });
+  }
+
+  #write(stores: string[], work: (transaction: IDBTransaction) => void): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const transaction = this.#database.transaction(stores, "readwrite");
+      transaction.oncomplete = () => resolve();
+      transaction.onabort = () => reject(transaction.error ?? new Error("not written"));
+      work(transaction);
+      transaction.commit(); // the page may be going away: nothing waits for another turn of its loop
+    });
+  }
+}
+
+class Remembered implements Database {
+  readonly #tokens = new Map<string, ScoredToken[]>();
+
+  async conversations(): Promise<Conversation[]> {
+    return [];
+  }
+
+  async keep(): Promise<void> {}
+
+  async forget(): Promise<void> {}
+
+  async tokens(message: string): Promise<ScoredToken[]> {
+    return this.#tokens.get(message) ?? [];
+  }
+
+  async keepTokens(message: string, tokens: ScoredToken[]): Promise<void> {
+    this.#tokens.set(message, tokens);
+  }
+}

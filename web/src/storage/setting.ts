@@ -1,0 +1,18 @@
+// Small settings, each a text in localStorage; where that is forbidden they last as long as the page.
+
+export function readSetting(name: string): string | null {
+  try {
+    return localStorage.getItem(`cadran.${name}`);
+  } catch {
+    return null;
+  }
+}
+
+export function keepSetting(name: string, value: string): void {
+  try {
+    if (value === "") localStorage.removeItem(`cadran.${name}`);
+    else localStorage.setItem(`cadran.${name}`, value);
+  } catch {
+    // It is a convenience; nothing depends on it.
+  }
+}

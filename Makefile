@@ -78,4 +78,4 @@ sanitize: .venv/ready-sanitize
 	@touch $@
 
 clean:
-	rm -rf .venv runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv runs build dist web/node_modules src/cadran/serve/web_assets .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

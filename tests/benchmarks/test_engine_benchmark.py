@@ -109,7 +109,7 @@ def test_an_answer_of_another_length_is_no_figure():
 
 def llama_server(port):
     server = object.__new__(LlamaServer)
-    server._port = port
+    server.port = port
     return server
 
 

@@ -136,7 +136,7 @@ CHAINS: dict[str, dict[str, dict[str, Any]]] = {
 
 def chain(path: Path, model: Path, data: Path, chats: Path, kind: str) -> Path:
     """A recipe of several stages that keep their state all the time."""
-    often = {"checkpoint_seconds": 0.01}
+    often = {"checkpoint_seconds": 0}
     sections = {
         name: ({"data": str(chats)} if name == "sft" else QUICK | {"data": str(data)}) | often | options
         for name, options in CHAINS[kind].items()

@@ -126,7 +126,7 @@ def test_killed_in_grpo_and_in_ppo_and_resumed_it_has_the_same_bytes(
     model: Path, functions: Path, tmp_path: Path, kind: str, seed: int
 ) -> None:
     """A period of several updates begins with rollouts, so a kill amid one goes back to them."""
-    often = {"checkpoint_seconds": 0.01}
+    often = {"checkpoint_seconds": 0}
     sections = {name: QUICK | often | options for name, options in CHAINS[kind].items()}
     if kind == "a reward model":
         pairs = write_rows(tmp_path / "pairs.jsonl", preference_rows(20))

@@ -170,7 +170,8 @@ def test_a_cancelled_task_takes_its_request_away_before_the_next_step(tokenizer:
     asyncio.run(run())
     gate.release()  # the step that was waiting when the task was cancelled
     wait_for(lambda: desk.schedulers[0].cancelled != [])
-    assert desk.schedulers[0].steps == 4 and desk.schedulers[0].idle
+    # Three, where it had not yet begun to wait for the fourth.
+    assert desk.schedulers[0].steps in (3, 4) and desk.schedulers[0].idle
     desk.thread.close()
 
 
@@ -274,10 +275,11 @@ def test_closing_ends_what_is_under_way_and_refuses_what_comes_later(tokenizer: 
 
 
 def test_nobody_holding_it_ends_the_thread_but_an_unread_answer_holds_it(tokenizer: Tokenizer) -> None:
+    others = set(threading.enumerate())
     desk = Desk(tokenizer)
     released = desk.released
     answer = desk.ask(tokens=200)
-    thread = next(thread for thread in threading.enumerate() if thread.name == "cadran-engine")
+    (thread,) = (thread for thread in set(threading.enumerate()) - others if thread.name == "cadran-engine")
     del desk
     gc.collect()
     assert len(list(answer)) == 201

@@ -28,7 +28,7 @@ public:
     }
 
 private:
-    static constexpr int SPINS = 20000;
+    static constexpr int SPINS = 2000;
     const int threads_;
     alignas(64) std::atomic<int> arrived_{0};
     alignas(64) std::atomic<uint32_t> round_{0};

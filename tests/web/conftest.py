@@ -66,9 +66,9 @@ def chat_server(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     live.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Debian's Chromium."""
+    """Debian's Chromium, closed with each file: its driver keeps an event loop running in this thread."""
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="Playwright is not installed: pip install playwright"
     )

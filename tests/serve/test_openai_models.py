@@ -96,3 +96,9 @@ def test_a_template_shows_what_the_model_reads(server: LiveServer) -> None:
     assert shown == "<|im_start|>user\nÇa va ?<|im_end|>\n<|im_start|>assistant\n"
     counted = httpx.post(f"{server.url}/tokenize", json={"content": shown}).json()["tokens"]
     assert counted == httpx.post(f"{server.url}/tokenize", json={"messages": MESSAGES}).json()["tokens"]
+
+
+@pytest.mark.parametrize("path", ["/tokenize", "/apply-template"])
+def test_a_conversation_without_messages_is_refused_by_the_field(server: LiveServer, path: str) -> None:
+    answer = httpx.post(f"{server.url}{path}", json={"model": "tiny", "messages": []})
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == "messages"

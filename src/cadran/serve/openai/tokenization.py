@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.responses import Response
 
 from cadran.errors import UserError
@@ -50,7 +50,12 @@ class TokenizeRequest(BaseModel):
         if self.messages is None:
             return None
         fields = ("model", "messages", "tools", "chat_template_kwargs", "continue_final_message")
-        return ChatRequest.model_validate({name: getattr(self, name) for name in fields}).asked()
+        try:
+            return ChatRequest.model_validate({name: getattr(self, name) for name in fields}).asked()
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise ApiError("invalid", f"{field}: {first['msg'].lower()}", param=field or None) from None
 
     def text(self) -> str:
         """The text.

@@ -21,6 +21,10 @@ from cadran.serve.state.api_key import known_keys
 
 log = logging.getLogger(__name__)
 
+IDLE_SECONDS = 75
+"""How long an unused connection is kept. Clients keep theirs 5 s (httpx) to 60 s: a server that is first to close one
+cuts a request that is on its way."""
+
 Listening = Callable[[list[str]], None]
 
 
@@ -73,6 +77,7 @@ class Server:
             log_config=None,
             access_log=False,
             lifespan="off",
+            timeout_keep_alive=IDLE_SECONDS,
             timeout_graceful_shutdown=5,
             server_header=False,
         )

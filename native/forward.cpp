@@ -147,6 +147,9 @@ const Rows& Model::enter(int thread, Rooms& rooms, int tokens, int width, bool b
     for (int t = mine.first; t < mine.last; t++) {
         float* to = const_cast<float*>(rows.x) + static_cast<size_t>(t) * static_cast<size_t>(rows.columns);
         const float* from = x + static_cast<size_t>(t) * stride;
+        // Half of the next row was written by other cores: it comes while this one is prepared.
+        if (t + 1 < mine.last)
+            for (int i = 0; i < width; i += 16) __builtin_prefetch(from + stride + i);
         if (norm)
             k_.normalise(from, norm->weight, norm->bias, width, rows.columns, shape_.epsilon, shape_.layer_norm, to);
         else if (to != from) {
@@ -237,6 +240,13 @@ void Model::layer(int thread, const cadran_batch& batch, int index) {
     }
 }
 
+// The block of the KV cache that a token goes to.
+int Model::block_of(const cadran_batch& batch, int token) const {
+    return batch.tables[static_cast<size_t>(token_sequence_[static_cast<size_t>(token)]) *
+                            static_cast<size_t>(batch.wide) +
+                        static_cast<size_t>(batch.positions[token] / POSITIONS)];
+}
+
 // Norms and positions of queries and keys; keys and values go into their blocks.
 void Model::place(int thread, const cadran_batch& batch, int index) {
     const Layer& l = layers_[static_cast<size_t>(index)];
@@ -256,9 +266,12 @@ void Model::place(int thread, const cadran_batch& batch, int index) {
             k_.normalise(q, l.q_norm, nullptr, wide, wide, shape_.epsilon, shape_.layer_norm, q);
             k_.normalise(k, l.k_norm, nullptr, narrow, narrow, shape_.epsilon, shape_.layer_norm, k);
         }
-        const int position = batch.positions[t], sequence = token_sequence_[static_cast<size_t>(t)];
-        const int block = batch.tables[static_cast<size_t>(sequence) * static_cast<size_t>(batch.wide) +
-                                       static_cast<size_t>(position / POSITIONS)];
+        const int position = batch.positions[t], block = block_of(batch, t);
+        // A key goes into as many lines as it has numbers: those of the next one come meanwhile.
+        if (task + 1 < mine.last) {
+            const uint8_t* next = kv_block(index, block_of(batch, (task + 1) / parts), (task + 1) % parts * heads);
+            for (size_t line = 0; line < head_block_ / 2; line += 64) __builtin_prefetch(next + line, 1);
+        }
         for (int h = first; h < first + heads; h++) {
             for (int g = 0; g < group; g++) {
                 float* head = q + static_cast<size_t>((h * group + g) * width);
@@ -281,8 +294,13 @@ void Model::attention(int thread, const cadran_batch& batch, int index) {
     std::atomic<int>& next = next_task_[static_cast<size_t>(index)];
     float* scratch = scratch_[static_cast<size_t>(thread)].as<float>();
     const int count = static_cast<int>(tasks_.size());
-    for (int i = next.fetch_add(1, std::memory_order_relaxed); i < count; i = next.fetch_add(1, std::memory_order_relaxed))
-        run_task(tasks_[static_cast<size_t>(i)], batch, index, scratch);
+    // A thread takes its next task before it begins one, so that what it will read can be asked for meanwhile.
+    int following = 0;
+    for (int i = next.fetch_add(1, std::memory_order_relaxed); i < count; i = following) {
+        following = next.fetch_add(1, std::memory_order_relaxed);
+        run_task(tasks_[static_cast<size_t>(i)], following < count ? &tasks_[static_cast<size_t>(following)] : nullptr,
+                 batch, index, scratch);
+    }
     meet();
     if (!splits_.empty()) {
         merge_partials(thread);
@@ -290,7 +308,13 @@ void Model::attention(int thread, const cadran_batch& batch, int index) {
     }
 }
 
-void Model::run_task(const Task& task, const cadran_batch& batch, int index, float* scratch) {
+// The chunk at which a task begins in a layer with this window, or 0 for none.
+int Model::first_chunk(const Task& task, const cadran_batch& batch, int window) const {
+    const int position = batch.positions[batch.starts[task.sequence] + task.first_token];
+    return std::max(task.first_chunk, window ? std::max(0, position - window + 1) / CHUNK : 0);
+}
+
+void Model::run_task(const Task& task, const Task* following, const cadran_batch& batch, int index, float* scratch) {
     const int group = shape_.heads / shape_.kv_heads, width = shape_.head_width;
     const int window = layers_[static_cast<size_t>(index)].windowed ? shape_.window : 0;
     const size_t padded = static_cast<size_t>(padded_), slot = padded + 4;
@@ -302,9 +326,16 @@ void Model::run_task(const Task& task, const cadran_batch& batch, int index, flo
     // Behind each row's result lie its maximum, its sum, and whether it has begun.
     for (int r = 0; r < count; r++) std::memset(partial + static_cast<size_t>(r) * slot + padded, 0, 16);
 
-    const int lowest = window ? std::max(0, batch.positions[first] - window + 1) / CHUNK : 0;
-    for (int c = std::max(task.first_chunk, lowest); c < task.first_chunk + task.chunks; c++) {
+    const uint8_t* after = nullptr;
+    if (following)
+        after = kv_block(index,
+                         batch.tables[static_cast<size_t>(following->sequence) * static_cast<size_t>(batch.wide) +
+                                      static_cast<size_t>(first_chunk(*following, batch, window) * (CHUNK / POSITIONS))],
+                         following->kv_head);
+    const int end = task.first_chunk + task.chunks;
+    for (int c = first_chunk(task, batch, window); c < end; c++) {
         const uint8_t* blocks[CHUNK / POSITIONS] = {};
+        const uint8_t* next = c + 1 < end ? kv_block(index, table[(c + 1) * (CHUNK / POSITIONS)], task.kv_head) : after;
         const int used = batch.positions[first + task.tokens - 1] / POSITIONS;
         for (int b = 0; b < CHUNK / POSITIONS; b++) {
             const int at = c * (CHUNK / POSITIONS) + b;
@@ -323,7 +354,7 @@ void Model::run_task(const Task& task, const cadran_batch& batch, int index, flo
                              from, position, out, out + padded, out + padded + 1,
                              reinterpret_cast<bool*>(out + padded + 2)};
             }
-            if (n) k_.attend(spec, blocks, c * CHUNK, rows, n);
+            if (n) k_.attend(spec, blocks, next, c * CHUNK, rows, n);
         }
     }
     if (task.partial >= 0) return;

@@ -88,9 +88,10 @@ struct Kernels {
     void (*add)(float* x, const float* y, int count);
     void (*write_key)(int kv_kind, const float* key, int head_width, uint8_t* block, int position);
     void (*write_value)(int kv_kind, const float* value, int head_width, uint8_t* block, int position);
-    // One chunk of positions for up to MOST_ROWS queries; `blocks` are the K/V blocks of the chunk in order.
-    void (*attend)(const AttentionSpec& spec, const uint8_t* const* blocks, int chunk_start, AttentionRow* rows,
-                   int count);
+    // One chunk of positions for up to MOST_ROWS queries; `blocks` are the K/V blocks of the chunk in order, `next` the
+    // block that will be read after them, or null.
+    void (*attend)(const AttentionSpec& spec, const uint8_t* const* blocks, const uint8_t* next, int chunk_start,
+                   AttentionRow* rows, int count);
     void (*merge)(const AttentionRow& into, const float* out, float top, float total, int padded);
     void (*finish)(float* out, float total, int padded);
     void (*cap)(float* x, int count, float cap);

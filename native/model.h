@@ -95,10 +95,12 @@ private:
     void forward(int thread, const cadran_batch& batch);
     void embed(int thread, const cadran_batch& batch);
     void layer(int thread, const cadran_batch& batch, int index);
+    int block_of(const cadran_batch& batch, int token) const;
     void place(int thread, const cadran_batch& batch, int index);
     void attention(int thread, const cadran_batch& batch, int index);
     void merge_partials(int thread);
-    void run_task(const Task& task, const cadran_batch& batch, int index, float* scratch);
+    int first_chunk(const Task& task, const cadran_batch& batch, int window) const;
+    void run_task(const Task& task, const Task* following, const cadran_batch& batch, int index, float* scratch);
     void outputs(int thread, const cadran_batch& batch);
     // Normalised (norm null: as they are) rows of x, ready for a product; with `bytes` for one with integer weights too.
     const Rows& enter(int thread, Rooms& rooms, int tokens, int width, bool bytes, const Norm* norm, const float* x,
@@ -106,9 +108,10 @@ private:
     void project(int thread, const Matrix& matrix, const Rows& rows, int tokens, float* out, size_t stride, bool add);
     void after(int thread, int tokens, const Norm& norm, const float* y);
     void meet() { pool_.barrier().wait(); }
+    // All layers of a block lie together, so that few large pages hold what a sequence has.
     uint8_t* kv_block(int layer, int block, int head) const {
-        return cache_.data() + (static_cast<size_t>(layer) * static_cast<size_t>(blocks_) + static_cast<size_t>(block)) *
-                                   layer_block_ + static_cast<size_t>(head) * head_block_;
+        return cache_.data() + static_cast<size_t>(block) * block_bytes() + static_cast<size_t>(layer) * layer_block_ +
+               static_cast<size_t>(head) * head_block_;
     }
 
     cadran_shape shape_;

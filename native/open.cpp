@@ -270,7 +270,7 @@ const char* Model::missing() const {
 bool Model::reserve(std::string& error) {
     const size_t n = static_cast<size_t>(most_tokens_), threads = static_cast<size_t>(pool_.threads());
     const int heads = shape_.heads * shape_.head_width;
-    bool enough = cache_.reserve(block_bytes() * static_cast<size_t>(blocks_), false);
+    bool enough = cache_.reserve(block_bytes() * static_cast<size_t>(blocks_), true);
     enough = enough && x_.reserve(n * x_stride_ * 4, false) && y_.reserve(n * x_stride_ * 4, false) &&
              q_.reserve(n * q_stride_ * 4, false) && key_.reserve(n * k_stride_ * 4, false) &&
              value_.reserve(n * k_stride_ * 4, false) &&
@@ -297,16 +297,12 @@ bool Model::reserve(std::string& error) {
     return enough || (error = "there is not enough memory for the KV cache", false);
 }
 
-void Model::read_block(int block, uint8_t* data) const {
-    for (int l = 0; l < shape_.layers; l++, data += layer_block_) std::memcpy(data, kv_block(l, block, 0), layer_block_);
-}
+void Model::read_block(int block, uint8_t* data) const { std::memcpy(data, kv_block(0, block, 0), block_bytes()); }
 
-void Model::write_block(int block, const uint8_t* data) {
-    for (int l = 0; l < shape_.layers; l++, data += layer_block_) std::memcpy(kv_block(l, block, 0), data, layer_block_);
-}
+void Model::write_block(int block, const uint8_t* data) { std::memcpy(kv_block(0, block, 0), data, block_bytes()); }
 
 void Model::copy_block(int source, int target) {
-    for (int l = 0; l < shape_.layers; l++) std::memcpy(kv_block(l, target, 0), kv_block(l, source, 0), layer_block_);
+    std::memcpy(kv_block(0, target, 0), kv_block(0, source, 0), block_bytes());
 }
 
 }  // namespace cadran

@@ -210,11 +210,11 @@ void attention_equals(const Kernels& a, const Kernels& b, Random& random, int kv
         for (size_t r = 0; r < p.rows.size(); r++) {
             if (first[r] >= (chunk + 1) * CHUNK || last[r] < chunk * CHUNK) continue;
             some.push_back(p.rows[r]), others.push_back(q.rows[r]);
-            b.attend(spec, blocks, chunk * CHUNK, &alone.rows[r], 1);
+            b.attend(spec, blocks, nullptr, chunk * CHUNK, &alone.rows[r], 1);
         }
         if (some.empty()) continue;
-        a.attend(spec, blocks, chunk * CHUNK, some.data(), static_cast<int>(some.size()));
-        b.attend(spec, blocks, chunk * CHUNK, others.data(), static_cast<int>(others.size()));
+        a.attend(spec, blocks, nullptr, chunk * CHUNK, some.data(), static_cast<int>(some.size()));
+        b.attend(spec, blocks, nullptr, chunk * CHUNK, others.data(), static_cast<int>(others.size()));
     }
     for (size_t r = 0; r < p.rows.size(); r++) {
         a.finish(p.rows[r].out, p.total[r], padded);

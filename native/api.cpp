@@ -141,7 +141,7 @@ int32_t cadran_test_multiply(const char* isa, int32_t kind, int32_t planes, cons
     float* to = const_cast<float*>(room.rows.x);
     std::memcpy(to, x, static_cast<size_t>(tokens) * static_cast<size_t>(room.rows.columns) * 4);
     if (cadran::quantised(kind))
-        for (int t = 0; t < tokens; t++) k->quantise(room.rows, t);
+        for (int t = 0; t < tokens; t++) k->quantise(room.rows, t, 0, room.rows.columns / cadran::GROUP);
     k->multiply(kind, weights, blocks, columns, room.rows, tokens, out, static_cast<size_t>(blocks) * 16, false);
     return 0;
 }
@@ -155,7 +155,7 @@ int32_t cadran_test_map(const char* isa, const char* kernel, const float* x, int
         cadran::Room room;
         if (!room.reserve(1, count, 1)) return fail("there is not enough memory");
         std::memcpy(const_cast<float*>(room.rows.x), x, static_cast<size_t>(count) * 4);
-        k->quantise(room.rows, 0);
+        k->quantise(room.rows, 0, 0, room.rows.columns / cadran::GROUP);
         for (int i = 0; i < count; i++)
             out[i] = room.rows.scale[i / cadran::GROUP] * static_cast<float>(room.rows.q[i]);
     } else if (name == "normalise") {

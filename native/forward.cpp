@@ -67,7 +67,7 @@ void Model::plan(const cadran_batch& batch) {
     tasks_.clear();
     splits_.clear();
     token_sequence_.resize(static_cast<size_t>(batch.tokens));
-    split_rows_ = 0;
+    alone_ = shape_.qk_norm != 2;  // such a norm needs the whole row
     const int group = shape_.heads / shape_.kv_heads;
     int partials = 0;
     // Long tasks first: the last ones to finish should be short.
@@ -75,10 +75,12 @@ void Model::plan(const cadran_batch& batch) {
         const int from = batch.starts[s], to = batch.starts[s + 1];
         for (int t = from; t < to; t++) token_sequence_[static_cast<size_t>(t)] = s;
         const int chunks = batch.positions[to - 1] / CHUNK + 1;
+        alone_ = alone_ && to - from == 1;
         const bool cut = to - from == 1 && chunks > 1 && batch.sequences < 4 * pool_.threads() &&
                          batch.sequences <= 256;
         for (int h = 0; h < shape_.kv_heads; h++) {
             if (cut) {
+                alone_ = false;
                 splits_.push_back({from, h, group, partials, chunks});
                 for (int c = 0; c < chunks; c++) {
                     tasks_.push_back({s, h, 0, 1, c, 1, partials});
@@ -139,24 +141,22 @@ void Model::embed(int thread, const cadran_batch& batch) {
     meet();
 }
 
-const Rows& Model::enter(int thread, Rooms& rooms, int tokens, int width, bool bytes, const Norm* norm, const float* x,
-                         size_t stride) {
+const Rows& Model::enter(int thread, int tokens, bool bytes, const Norm* norm) {
     const bool few = tokens <= FEW_TOKENS;
-    const Rows& rows = few ? rooms.own[static_cast<size_t>(thread)].rows : rooms.shared.rows;
+    const Rows& rows = few ? few_[static_cast<size_t>(thread)].rows : width_.rows;
     const Range mine = few ? Range{0, tokens} : share(tokens, thread, pool_.threads());
+    const int width = shape_.width;
     for (int t = mine.first; t < mine.last; t++) {
         float* to = const_cast<float*>(rows.x) + static_cast<size_t>(t) * static_cast<size_t>(rows.columns);
-        const float* from = x + static_cast<size_t>(t) * stride;
+        const float* from = x_.as<float>() + static_cast<size_t>(t) * x_stride_;
         // Half of the next row was written by other cores: it comes while this one is prepared.
         if (t + 1 < mine.last)
-            for (int i = 0; i < width; i += 16) __builtin_prefetch(from + stride + i);
+            for (int i = 0; i < width; i += 16) __builtin_prefetch(from + x_stride_ + i);
         if (norm)
             k_.normalise(from, norm->weight, norm->bias, width, rows.columns, shape_.epsilon, shape_.layer_norm, to);
-        else if (to != from) {
+        else
             std::memcpy(to, from, static_cast<size_t>(width) * 4);
-            for (int i = width; i < rows.columns; i++) to[i] = 0;
-        }
-        if (bytes) k_.quantise(rows, t);
+        if (bytes) k_.quantise(rows, t, 0, rows.columns / GROUP);
     }
     if (!few) meet();
     return rows;
@@ -194,31 +194,31 @@ void Model::layer(int thread, const cadran_batch& batch, int index) {
     const Norm* before = l.before_attention.weight ? &l.before_attention : nullptr;
     // Matrices of one input may be kept differently: bytes are made when any of them asks for them.
     bool bytes = quantised(l.q.kind) || quantised(l.k.kind) || quantised(l.v.kind);
-    const Rows* rows = &enter(thread, width_, n, shape_.width, bytes, before, x, x_stride_);
+    const Rows* rows = &enter(thread, n, bytes, before);
     project(thread, l.q, *rows, n, q_.as<float>(), q_stride_, false);
     project(thread, l.k, *rows, n, key_.as<float>(), k_stride_, false);
     project(thread, l.v, *rows, n, value_.as<float>(), k_stride_, false);
     meet();
-    place(thread, batch, index);
-    meet();
+    if (!alone_) {
+        place(thread, batch, index);
+        meet();
+    }
     attention(thread, batch, index);
-    // The heads' results lie where the next product reads them: the shared room holds the floats.
-    rows = &enter(thread, heads_, n, l.o.columns, quantised(l.o.kind), nullptr, heads_.shared.rows.x,
-                  static_cast<size_t>(heads_.shared.rows.columns));
     if (l.after_attention.weight) {
-        project(thread, l.o, *rows, n, y_.as<float>(), x_stride_, false);
+        project(thread, l.o, heads_.rows, n, y_.as<float>(), x_stride_, false);
         after(thread, n, l.after_attention, y_.as<float>());
     } else {
-        project(thread, l.o, *rows, n, x, x_stride_, true);
+        project(thread, l.o, heads_.rows, n, x, x_stride_, true);
         meet();
     }
 
     before = l.before_mlp.weight ? &l.before_mlp : nullptr;
     bytes = quantised(l.up.kind) || (l.gate.present() && quantised(l.gate.kind));
-    rows = &enter(thread, width_, n, shape_.width, bytes, before, x, x_stride_);
-    // The gate, or the only projection, is made where the next product reads it, and activated there.
-    float* hidden = const_cast<float*>(hidden_.shared.rows.x);
-    const size_t wide = static_cast<size_t>(hidden_.shared.rows.columns);
+    rows = &enter(thread, n, bytes, before);
+    // The gate, or the only projection, is made where the next product reads it; activated, and turned into bytes, by the
+    // thread that has it at hand.
+    float* hidden = const_cast<float*>(hidden_.rows.x);
+    const size_t wide = static_cast<size_t>(hidden_.rows.columns);
     const bool gated = l.gate.present();
     if (gated) project(thread, l.gate, *rows, n, hidden, wide, false);
     project(thread, l.up, *rows, n, gated ? up_.as<float>() : hidden, gated ? f_stride_ : wide, false);
@@ -228,14 +228,14 @@ void Model::layer(int thread, const cadran_batch& batch, int index) {
         const float* up = up_.as<float>() + static_cast<size_t>(t) * f_stride_ + first;
         float* row = hidden + static_cast<size_t>(t) * wide + first;
         k_.gate(shape_.activation, row, gated ? up : nullptr, stripe.count * LANES, row);
+        if (quantised(l.down.kind)) k_.quantise(hidden_.rows, t, stripe.first / 2, (stripe.count + 1) / 2);
     }
     meet();
-    rows = &enter(thread, hidden_, n, l.down.columns, quantised(l.down.kind), nullptr, hidden, wide);
     if (l.after_mlp.weight) {
-        project(thread, l.down, *rows, n, y_.as<float>(), x_stride_, false);
+        project(thread, l.down, hidden_.rows, n, y_.as<float>(), x_stride_, false);
         after(thread, n, l.after_mlp, y_.as<float>());
     } else {
-        project(thread, l.down, *rows, n, x, x_stride_, true);
+        project(thread, l.down, hidden_.rows, n, x, x_stride_, true);
         meet();
     }
 }
@@ -247,47 +247,67 @@ int Model::block_of(const cadran_batch& batch, int token) const {
                         static_cast<size_t>(batch.positions[token] / POSITIONS)];
 }
 
-// Norms and positions of queries and keys; keys and values go into their blocks.
-void Model::place(int thread, const cadran_batch& batch, int index) {
+// A key goes into as many lines as it has numbers; they are asked for some time before it is written.
+void Model::expect_key(const cadran_batch& batch, int index, int token, int head) const {
+    const uint8_t* block = kv_block(index, block_of(batch, token), head);
+    for (size_t line = 0; line < head_block_ / 2; line += 64) __builtin_prefetch(block + line, 1);
+}
+
+// Norms and positions of the queries and keys of a token, for key heads `first` to `first + heads`; keys and values go
+// into their blocks.
+void Model::place_heads(const cadran_batch& batch, int index, int token, int first, int heads) {
     const Layer& l = layers_[static_cast<size_t>(index)];
     const int width = shape_.head_width, half = shape_.rotary / 2, group = shape_.heads / shape_.kv_heads;
+    const size_t t = static_cast<size_t>(token);
     const bool local = l.windowed && local_frequencies_;
+    float* q = q_.as<float>() + t * q_stride_;
+    float* k = key_.as<float>() + t * k_stride_;
+    const float* v = value_.as<float>() + t * k_stride_;
+    const float* angles = angles_.as<float>() + t * static_cast<size_t>(4 * half) + (local ? 2 * half : 0);
+    const int position = batch.positions[token], block = block_of(batch, token);
+    for (int h = first; h < first + heads; h++) {
+        for (int g = 0; g < group; g++) {
+            float* head = q + static_cast<size_t>((h * group + g) * width);
+            if (shape_.qk_norm == 1)
+                k_.normalise(head, l.q_norm, nullptr, width, width, shape_.epsilon, shape_.layer_norm, head);
+            if (half) k_.turn(head, angles, angles + half, half);
+        }
+        float* key = k + static_cast<size_t>(h * width);
+        if (shape_.qk_norm == 1)
+            k_.normalise(key, l.k_norm, nullptr, width, width, shape_.epsilon, shape_.layer_norm, key);
+        if (half) k_.turn(key, angles, angles + half, half);
+        uint8_t* to = kv_block(index, block, h);
+        k_.write_key(kv_, key, width, to, position % POSITIONS);
+        k_.write_value(kv_, v + static_cast<size_t>(h * width), width, to, position % POSITIONS);
+    }
+}
+
+void Model::place(int thread, const cadran_batch& batch, int index) {
+    const Layer& l = layers_[static_cast<size_t>(index)];
     const bool together = shape_.qk_norm == 2;  // then one thread needs the whole row
     const int parts = together ? 1 : shape_.kv_heads, heads = shape_.kv_heads / parts;
     const Range mine = share(batch.tokens * parts, thread, pool_.threads());
     for (int task = mine.first; task < mine.last; task++) {
         const int t = task / parts, first = task % parts * heads;
-        float* q = q_.as<float>() + static_cast<size_t>(t) * q_stride_;
-        float* k = key_.as<float>() + static_cast<size_t>(t) * k_stride_;
-        const float* v = value_.as<float>() + static_cast<size_t>(t) * k_stride_;
-        const float* angles = angles_.as<float>() + static_cast<size_t>(t) * static_cast<size_t>(4 * half) + (local ? 2 * half : 0);
+        if (task + 1 < mine.last) expect_key(batch, index, (task + 1) / parts, (task + 1) % parts * heads);
         if (together) {
-            const int wide = shape_.heads * width, narrow = shape_.kv_heads * width;
+            float* q = q_.as<float>() + static_cast<size_t>(t) * q_stride_;
+            float* k = key_.as<float>() + static_cast<size_t>(t) * k_stride_;
+            const int wide = shape_.heads * shape_.head_width, narrow = shape_.kv_heads * shape_.head_width;
             k_.normalise(q, l.q_norm, nullptr, wide, wide, shape_.epsilon, shape_.layer_norm, q);
             k_.normalise(k, l.k_norm, nullptr, narrow, narrow, shape_.epsilon, shape_.layer_norm, k);
         }
-        const int position = batch.positions[t], block = block_of(batch, t);
-        // A key goes into as many lines as it has numbers: those of the next one come meanwhile.
-        if (task + 1 < mine.last) {
-            const uint8_t* next = kv_block(index, block_of(batch, (task + 1) / parts), (task + 1) % parts * heads);
-            for (size_t line = 0; line < head_block_ / 2; line += 64) __builtin_prefetch(next + line, 1);
-        }
-        for (int h = first; h < first + heads; h++) {
-            for (int g = 0; g < group; g++) {
-                float* head = q + static_cast<size_t>((h * group + g) * width);
-                if (shape_.qk_norm == 1)
-                    k_.normalise(head, l.q_norm, nullptr, width, width, shape_.epsilon, shape_.layer_norm, head);
-                if (half) k_.turn(head, angles, angles + half, half);
-            }
-            float* key = k + static_cast<size_t>(h * width);
-            if (shape_.qk_norm == 1)
-                k_.normalise(key, l.k_norm, nullptr, width, width, shape_.epsilon, shape_.layer_norm, key);
-            if (half) k_.turn(key, angles, angles + half, half);
-            uint8_t* to = kv_block(index, block, h);
-            k_.write_key(kv_, key, width, to, position % POSITIONS);
-            k_.write_value(kv_, v + static_cast<size_t>(h * width), width, to, position % POSITIONS);
-        }
+        place_heads(batch, index, t, first, heads);
     }
+}
+
+// One head's result of a token, where the next product reads it; bytes are made at once where a head is whole groups.
+void Model::conclude(int index, int token, int head, const float* out) {
+    const size_t width = static_cast<size_t>(shape_.head_width), columns = static_cast<size_t>(heads_.rows.columns);
+    std::memcpy(const_cast<float*>(heads_.rows.x) + static_cast<size_t>(token) * columns + static_cast<size_t>(head) * width,
+                out, width * 4);
+    if (quantised(layers_[static_cast<size_t>(index)].o.kind) && shape_.head_width % GROUP == 0)
+        k_.quantise(heads_.rows, token, head * (shape_.head_width / GROUP), shape_.head_width / GROUP);
 }
 
 void Model::attention(int thread, const cadran_batch& batch, int index) {
@@ -303,7 +323,12 @@ void Model::attention(int thread, const cadran_batch& batch, int index) {
     }
     meet();
     if (!splits_.empty()) {
-        merge_partials(thread);
+        merge_partials(thread, index);
+        meet();
+    }
+    if (quantised(layers_[static_cast<size_t>(index)].o.kind) && shape_.head_width % GROUP) {
+        const Range mine = share(batch.tokens, thread, pool_.threads());
+        for (int t = mine.first; t < mine.last; t++) k_.quantise(heads_.rows, t, 0, heads_.rows.columns / GROUP);
         meet();
     }
 }
@@ -327,6 +352,8 @@ void Model::run_task(const Task& task, const Task* following, const cadran_batch
     for (int r = 0; r < count; r++) std::memset(partial + static_cast<size_t>(r) * slot + padded, 0, 16);
 
     const uint8_t* after = nullptr;
+    if (following && alone_) expect_key(batch, index, batch.starts[following->sequence], following->kv_head);
+    if (alone_) place_heads(batch, index, first, task.kv_head, 1);
     if (following)
         after = kv_block(index,
                          batch.tables[static_cast<size_t>(following->sequence) * static_cast<size_t>(batch.wide) +
@@ -361,16 +388,13 @@ void Model::run_task(const Task& task, const Task* following, const cadran_batch
     for (int r = 0; r < count; r++) {
         float* out = partial + static_cast<size_t>(r) * slot;
         k_.finish(out, out[padded + 1], padded_);
-        float* to = const_cast<float*>(heads_.shared.rows.x) +
-                    static_cast<size_t>(first + r / group) * static_cast<size_t>(heads_.shared.rows.columns) +
-                    static_cast<size_t>((task.kv_head * group + r % group) * width);
-        std::memcpy(to, out, static_cast<size_t>(width) * 4);
+        conclude(index, first + r / group, task.kv_head * group + r % group, out);
     }
 }
 
 // Chunks computed by different tasks, merged in their order: the same sums as when one task had run through them.
-void Model::merge_partials(int thread) {
-    const int group = shape_.heads / shape_.kv_heads, width = shape_.head_width;
+void Model::merge_partials(int thread, int index) {
+    const int group = shape_.heads / shape_.kv_heads;
     const size_t padded = static_cast<size_t>(padded_), slot = padded + 4;
     const Range mine = share(static_cast<int>(splits_.size()) * group, thread, pool_.threads());
     for (int task = mine.first; task < mine.last; task++) {
@@ -390,10 +414,7 @@ void Model::merge_partials(int thread) {
             k_.merge(into, part, part[padded], part[padded + 1], padded_);
         }
         k_.finish(whole, whole[padded + 1], padded_);
-        std::memcpy(const_cast<float*>(heads_.shared.rows.x) +
-                        static_cast<size_t>(split.token) * static_cast<size_t>(heads_.shared.rows.columns) +
-                        static_cast<size_t>((split.kv_head * group + r) * width),
-                    whole, static_cast<size_t>(width) * 4);
+        conclude(index, split.token, split.kv_head * group + r, whole);
     }
 }
 
@@ -420,7 +441,7 @@ void Model::outputs(int thread, const cadran_batch& batch) {
             k_.normalise(x_.as<float>() + static_cast<size_t>(batch.wanted[from + i]) * x_stride_, final_norm_.weight,
                          final_norm_.bias, shape_.width, rows.columns, shape_.epsilon, shape_.layer_norm,
                          const_cast<float*>(rows.x) + static_cast<size_t>(i) * static_cast<size_t>(rows.columns));
-            if (quantised(head_.kind)) k_.quantise(rows, i);
+            if (quantised(head_.kind)) k_.quantise(rows, i, 0, rows.columns / GROUP);
         }
         meet();
         float* to = direct ? out_logits_ + static_cast<size_t>(from) * columns : logits_.as<float>();

@@ -79,7 +79,8 @@ struct Kernels {
     // out[t * stride + r] (+)= weights x rows for `blocks` blocks of sixteen rows and `tokens` tokens.
     void (*multiply)(int kind, const uint8_t* weights, int blocks, int columns, const Rows& rows, int tokens, float* out,
                      size_t stride, bool add);
-    void (*quantise)(const Rows& rows, int token);
+    // Makes the bytes of `count` groups of a token, from group `first`.
+    void (*quantise)(const Rows& rows, int token, int first, int count);
     // Root-mean-square or, with `centre`, layer norm of one row; bias may be null. Columns beyond `width` become 0.
     void (*normalise)(const float* x, const float* weight, const float* bias, int width, int padded, float epsilon,
                       bool centre, float* out);

@@ -39,7 +39,7 @@ struct Layer {
     bool windowed = false;
 };
 
-// Up to this many tokens every thread prepares its own activations, which is cheaper than a barrier.
+// Up to this many tokens every thread prepares all rows of a norm for itself, which is cheaper than a barrier.
 constexpr int FEW_TOKENS = 2;
 
 // Room for activations that enter a product: floats, and bytes with scales.
@@ -47,13 +47,6 @@ struct Room {
     Memory memory;
     Rows rows{};
     bool reserve(int tokens, int columns, int planes);
-};
-
-// That of a whole batch, and one a thread for few tokens.
-struct Rooms {
-    Room shared;
-    std::vector<Room> own;
-    bool reserve(int threads, int tokens, int columns, int planes);
 };
 
 struct Task {
@@ -96,15 +89,17 @@ private:
     void embed(int thread, const cadran_batch& batch);
     void layer(int thread, const cadran_batch& batch, int index);
     int block_of(const cadran_batch& batch, int token) const;
+    void place_heads(const cadran_batch& batch, int index, int token, int first, int heads);
+    void expect_key(const cadran_batch& batch, int index, int token, int head) const;
     void place(int thread, const cadran_batch& batch, int index);
     void attention(int thread, const cadran_batch& batch, int index);
-    void merge_partials(int thread);
+    void merge_partials(int thread, int index);
+    void conclude(int index, int token, int head, const float* out);
     int first_chunk(const Task& task, const cadran_batch& batch, int window) const;
     void run_task(const Task& task, const Task* following, const cadran_batch& batch, int index, float* scratch);
     void outputs(int thread, const cadran_batch& batch);
-    // Normalised (norm null: as they are) rows of x, ready for a product; with `bytes` for one with integer weights too.
-    const Rows& enter(int thread, Rooms& rooms, int tokens, int width, bool bytes, const Norm* norm, const float* x,
-                      size_t stride);
+    // Rows of x, normalised unless `norm` is null, ready for a product; with `bytes` for one with integer weights too.
+    const Rows& enter(int thread, int tokens, bool bytes, const Norm* norm);
     void project(int thread, const Matrix& matrix, const Rows& rows, int tokens, float* out, size_t stride, bool add);
     void after(int thread, int tokens, const Norm& norm, const float* y);
     void meet() { pool_.barrier().wait(); }
@@ -134,14 +129,14 @@ private:
     Memory cache_;
     Memory x_, y_, q_, key_, value_, up_, angles_, logits_;
     size_t logit_rows_ = 0;
-    Rooms width_, heads_, hidden_;
-    Room output_;
+    Room width_, heads_, hidden_, output_;
+    std::vector<Room> few_;  // as width_, one a thread
     std::vector<Memory> scratch_, normalised_;  // one a thread
     Memory partials_;
     std::vector<Task> tasks_;
     std::vector<int> token_sequence_;
     std::vector<std::atomic<int>> next_task_;
-    int split_rows_ = 0;  // rows whose chunks are spread over tasks, of this batch
+    bool alone_ = false;  // whether every attention task of this batch places what it reads itself
     struct Split { int token, kv_head, row_count, first_partial, partials; };
     std::vector<Split> splits_;
     std::vector<float> burst_logits_;

@@ -60,13 +60,6 @@ bool Room::reserve(int tokens, int columns, int planes) {
     return true;
 }
 
-bool Rooms::reserve(int threads, int tokens, int columns, int planes) {
-    own.resize(static_cast<size_t>(threads));
-    for (Room& room : own)
-        if (!room.reserve(FEW_TOKENS, columns, planes)) return false;
-    return shared.reserve(tokens, columns, planes);
-}
-
 Model::Model(const cadran_shape& shape, int threads, int blocks, int kv, int planes, int most_tokens,
              const Kernels* kernels)
     : shape_(shape), pool_(threads), k_(*kernels), blocks_(blocks), kv_(kv), planes_(planes),
@@ -194,13 +187,14 @@ bool Model::load(const cadran_tensor* tensors, int count, const char* path, std:
         if (t.bytes != block * static_cast<size_t>(m->blocks()))
             return error = "a matrix of the repacked weights is damaged", false;
         m->stripes.resize(static_cast<size_t>(threads));
-        const int whole = m->blocks() / threads, more = m->blocks() % threads;
+        // Two blocks at a time: a stripe is then whole groups of what the next matrix reads.
+        const int pairs = (m->blocks() + 1) / 2, whole = pairs / threads, more = pairs % threads;
         int first = 0;
         for (int n = 0; n < threads; n++) {
             const size_t thread = static_cast<size_t>(n);
             Stripe& stripe = m->stripes[thread];
             stripe.first = first;
-            stripe.count = whole + (n < more);
+            stripe.count = std::min(2 * (whole + (n < more)), m->blocks() - first);
             first += stripe.count;
             const size_t bytes = block * static_cast<size_t>(stripe.count);
             pieces[thread].push_back({t.offset + block * static_cast<size_t>(stripe.first), bytes, totals[thread], &stripe.data});
@@ -276,11 +270,11 @@ bool Model::reserve(std::string& error) {
              value_.reserve(n * k_stride_ * 4, false) &&
              up_.reserve(n * f_stride_ * 4, false) &&
              angles_.reserve(n * static_cast<size_t>(shape_.rotary + 1) * 2 * 4, false);
-    const int own = pool_.threads();
-    enough = enough && width_.reserve(own, most_tokens_, shape_.width, planes_) &&
-             heads_.reserve(own, most_tokens_, heads, planes_) &&
-             hidden_.reserve(own, most_tokens_, shape_.hidden, planes_) &&
+    enough = enough && width_.reserve(most_tokens_, shape_.width, planes_) &&
+             heads_.reserve(most_tokens_, heads, planes_) && hidden_.reserve(most_tokens_, shape_.hidden, planes_) &&
              output_.reserve(most_tokens_, shape_.width, planes_);
+    few_.resize(threads);
+    for (Room& room : few_) enough = enough && room.reserve(FEW_TOKENS, shape_.width, planes_);
     scratch_.resize(threads);
     normalised_.resize(threads);
     const size_t rows = 16 * static_cast<size_t>(shape_.heads / shape_.kv_heads);

@@ -14,6 +14,8 @@ namespace cadran {
 
 namespace {
 
+constexpr int YIELDS = 2000;
+
 // How many threads sleep on any word: a wake-up is a system call, and mostly nobody sleeps.
 std::atomic<int> sleepers{0};
 
@@ -31,6 +33,12 @@ void wait_while(const std::atomic<uint32_t>& word, uint32_t seen, int spins) {
     for (int i = 0; i < spins; i++) {
         if (word.load(std::memory_order_acquire) != seen) return;
         pause_a_little();
+    }
+    // Then the core is offered to whoever waits for it. Asleep at once, it would halt, and to wake a halted core of a
+    // virtual machine takes longer than most waits.
+    for (int i = 0; i < YIELDS; i++) {
+        if (word.load(std::memory_order_acquire) != seen) return;
+        std::this_thread::yield();
     }
     sleepers.fetch_add(1);
     while (word.load() == seen) {

@@ -69,7 +69,7 @@ void quantise_equals(const Kernels& a, const Kernels& b, Random& random, float s
     if (random.below(4) == 0)
         for (float& f : x) f = random.below(3) ? 0 : f;
     Filled one(x, tokens, columns, planes), two(x, tokens, columns, planes);
-    for (int t = 0; t < tokens; t++) a.quantise(one.room.rows, t), b.quantise(two.room.rows, t);
+    for (int t = 0; t < tokens; t++) a.quantise(one.room.rows, t, 0, one.room.rows.columns / GROUP), b.quantise(two.room.rows, t, 0, two.room.rows.columns / GROUP);
     const Rows &p = one.room.rows, &q = two.room.rows;
     const size_t n = static_cast<size_t>(tokens * planes), groups = n * static_cast<size_t>(p.columns / GROUP);
     CHECK(!std::memcmp(p.q, q.q, n * static_cast<size_t>(p.columns)), "%s bytes, %d columns", b.name, columns);
@@ -86,7 +86,7 @@ void multiply_equals(const Kernels& a, const Kernels& b, Random& random, int kin
     const int planes = random.between(1, 2);
     const Filled rows(random.reals(static_cast<size_t>(tokens * columns)), tokens, columns, planes);
     if (quantised(kind))
-        for (int t = 0; t < tokens; t++) a.quantise(rows.room.rows, t);
+        for (int t = 0; t < tokens; t++) a.quantise(rows.room.rows, t, 0, rows.room.rows.columns / GROUP);
     const bool add = random.below(2);
     const size_t stride = static_cast<size_t>(blocks * LANES + random.below(20));
     const std::vector<float> before = random.reals(static_cast<size_t>(tokens) * stride);
@@ -121,7 +121,7 @@ void extremes_equal(const Kernels& a, const Kernels& b) {
                 for (size_t pair = 0; pair < weights.size(); pair += pair_bytes(kind))
                     for (size_t i = 0; i < head; i += 2) weights[pair + i] = 0, weights[pair + i + 1] = 0x3c;  // 1.0
                 const Filled rows(std::vector<float>(columns * 2, sign), 2, columns, 1);
-                for (int t = 0; t < 2; t++) a.quantise(rows.room.rows, t);
+                for (int t = 0; t < 2; t++) a.quantise(rows.room.rows, t, 0, rows.room.rows.columns / GROUP);
                 float one[32], two[32];
                 a.multiply(kind, weights.data(), 1, columns, rows.room.rows, 2, one, 16, false);
                 b.multiply(kind, weights.data(), 1, columns, rows.room.rows, 2, two, 16, false);

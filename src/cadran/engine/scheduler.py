@@ -72,7 +72,7 @@ class Scheduler:
         *,
         budget: int = 512,
         drafter: DrafterOf | None = None,
-        burst_seconds: float = 0.03,
+        burst_seconds: float = 0.045,
         cost: PassCost | None = None,
     ) -> None:
         if budget < 1:

@@ -78,6 +78,21 @@ int32_t cadran_burst(cadran_model* model, const cadran_batch* batch, cadran_samp
 size_t cadran_block_bytes(const cadran_model* model) { return model->model->block_bytes(); }
 size_t cadran_weight_bytes(const cadran_model* model) { return model->model->weight_bytes(); }
 
+int32_t cadran_add_adapter(cadran_model* model, const cadran_tensor* tensors, int32_t count, const uint8_t* data,
+                           size_t bytes) {
+    try {
+        std::string error;
+        const int adapter = model->model->add_adapter(tensors, count, data, bytes, error);
+        return adapter < 0 ? fail(error.c_str()) : adapter;
+    } catch (const std::exception& e) {
+        return fail(e.what());
+    }
+}
+
+int32_t cadran_drop_adapter(cadran_model* model, int32_t adapter) {
+    return model->model->drop_adapter(adapter) ? 0 : fail("there is no such adapter");
+}
+
 int32_t cadran_copy_block(cadran_model* model, int32_t source, int32_t target) {
     const int blocks = model->model->blocks();
     if (source < 0 || target < 0 || source >= blocks || target >= blocks) return fail("there is no such block");

@@ -7,7 +7,7 @@
 #include "sampler.h"
 
 #define CADRAN_API extern "C" __attribute__((visibility("default")))
-#define CADRAN_ABI 2
+#define CADRAN_ABI 3
 
 // What a tensor is for. Those of a layer carry its number; vectors are plain floats.
 enum cadran_role {
@@ -19,7 +19,9 @@ enum cadran_role {
     CADRAN_Q_NORM, CADRAN_K_NORM,
     CADRAN_BEFORE_ATTENTION, CADRAN_BEFORE_ATTENTION_BIAS, CADRAN_AFTER_ATTENTION, CADRAN_AFTER_ATTENTION_BIAS,
     CADRAN_BEFORE_MLP, CADRAN_BEFORE_MLP_BIAS, CADRAN_AFTER_MLP, CADRAN_AFTER_MLP_BIAS,
-    CADRAN_ROLES
+    CADRAN_ROLES,
+    // The two factors of a low-rank map upon the matrix of a role, with its scale in the second: role + one of these.
+    CADRAN_DOWN_FACTOR = 256, CADRAN_UP_FACTOR = 512
 };
 
 typedef struct cadran_tensor {
@@ -43,10 +45,11 @@ typedef struct cadran_shape {
 
 typedef struct cadran_model cadran_model;
 
-// Tokens to read in one pass: see engine/runner.py. `wide` is the width of a row of `tables`.
+// Tokens to read in one pass: see engine/runner.py. `wide` is the width of a row of `tables`; `adapters` is one a
+// sequence, 0 for none, or null.
 typedef struct cadran_batch {
     int32_t tokens, sequences, wide, outputs;
-    const int32_t *ids, *positions, *starts, *tables, *wanted;
+    const int32_t *ids, *positions, *starts, *tables, *wanted, *adapters;
 } cadran_batch;
 
 CADRAN_API int32_t cadran_abi(void);
@@ -76,6 +79,11 @@ CADRAN_API int32_t cadran_copy_block(cadran_model* model, int32_t source, int32_
 CADRAN_API int32_t cadran_read_block(cadran_model* model, int32_t block, uint8_t* data);
 CADRAN_API int32_t cadran_write_block(cadran_model* model, int32_t block, const uint8_t* data);
 CADRAN_API size_t cadran_weight_bytes(const cadran_model* model);
+// Takes a copy of low-rank maps, whose tensors lie in `data`; returns the adapter's number, from 1. Sequences name it in
+// `cadran_batch.adapters` until it is dropped.
+CADRAN_API int32_t cadran_add_adapter(cadran_model* model, const cadran_tensor* tensors, int32_t count,
+                                      const uint8_t* data, size_t bytes);
+CADRAN_API int32_t cadran_drop_adapter(cadran_model* model, int32_t adapter);
 
 // For tests: one product by the kernels of `isa`, with one or two planes of bytes. `weights` as kernels.h lays them out; x is tokens x padded columns
 // (quantised here when the kind asks for it); out is tokens x 16 blocks. Negative when this processor lacks the isa.

@@ -47,6 +47,12 @@ const char* Model::refuses(const cadran_batch& b) const {
             if (block < 0 || block >= blocks_) return "a block table names a block that is not there";
         }
     }
+    for (int s = 0; b.adapters && s < b.sequences; s++) {
+        const int32_t adapter = b.adapters[s];
+        if (adapter < 0 || adapter > static_cast<int32_t>(adapters_.size()) ||
+            (adapter && !adapters_[static_cast<size_t>(adapter - 1)]))
+            return "a sequence names an adapter that is not there";
+    }
     // Each writes its own: a block that two sequences extend would hold a mixture, and threads would race for it.
     std::vector<int> written;
     for (int s = 0; s < b.sequences; s++)
@@ -67,6 +73,17 @@ void Model::plan(const cadran_batch& batch) {
     tasks_.clear();
     splits_.clear();
     token_sequence_.resize(static_cast<size_t>(batch.tokens));
+    segments_.clear();
+    for (int s = 0; batch.adapters && s < batch.sequences; s++) {
+        if (!batch.adapters[s]) continue;
+        const Adapter* adapter = adapters_[static_cast<size_t>(batch.adapters[s] - 1)].get();
+        const int from = batch.starts[s], count = batch.starts[s + 1] - from;
+        if (!segments_.empty() && segments_.back().adapter == adapter &&
+            segments_.back().first + segments_.back().tokens == from)
+            segments_.back().tokens += count;
+        else
+            segments_.push_back({from, count, adapter});
+    }
     alone_ = shape_.qk_norm != 2;  // such a norm needs the whole row
     const int group = shape_.heads / shape_.kv_heads;
     int partials = 0;
@@ -174,6 +191,29 @@ void Model::project(int thread, const Matrix& matrix, const Rows& rows, int toke
     }
 }
 
+void Model::project(int thread, int index, int role, const Rows& rows, int tokens, float* out, size_t stride, bool add) {
+    const Matrix& m = *matrix(role, index);
+    project(thread, m, rows, tokens, out, stride, add);
+    const Stripe& stripe = m.stripes[static_cast<size_t>(thread)];
+    if (!stripe.count) return;
+    for (const Segment& s : segments_) {
+        const LowRank& map = s.adapter->maps[static_cast<size_t>(index * 7 + role - CADRAN_Q)];
+        if (!map.down) continue;
+        // Every thread makes all of the few numbers in the middle: that costs less than to meet.
+        const int blocks = (map.rank + LANES - 1) / LANES;
+        float* low = low_[static_cast<size_t>(thread)].as<float>();
+        Rows from = rows, middle{};
+        from.x += static_cast<size_t>(s.first) * static_cast<size_t>(rows.columns);
+        middle.columns = blocks * LANES;
+        middle.planes = 1;
+        middle.x = low;
+        k_.multiply(F32, map.down, blocks, m.columns, from, s.tokens, low, static_cast<size_t>(middle.columns), false);
+        k_.multiply(F32, map.up + static_cast<size_t>(stripe.first) * cadran::block_bytes(F32, map.rank), stripe.count,
+                    map.rank, middle, s.tokens,
+                    out + static_cast<size_t>(s.first) * stride + static_cast<size_t>(stripe.first) * LANES, stride, true);
+    }
+}
+
 // A norm behind a block, whose result then joins the residual stream.
 void Model::after(int thread, int tokens, const Norm& norm, const float* y) {
     meet();
@@ -195,9 +235,9 @@ void Model::layer(int thread, const cadran_batch& batch, int index) {
     // Matrices of one input may be kept differently: bytes are made when any of them asks for them.
     bool bytes = quantised(l.q.kind) || quantised(l.k.kind) || quantised(l.v.kind);
     const Rows* rows = &enter(thread, n, bytes, before);
-    project(thread, l.q, *rows, n, q_.as<float>(), q_stride_, false);
-    project(thread, l.k, *rows, n, key_.as<float>(), k_stride_, false);
-    project(thread, l.v, *rows, n, value_.as<float>(), k_stride_, false);
+    project(thread, index, CADRAN_Q, *rows, n, q_.as<float>(), q_stride_, false);
+    project(thread, index, CADRAN_K, *rows, n, key_.as<float>(), k_stride_, false);
+    project(thread, index, CADRAN_V, *rows, n, value_.as<float>(), k_stride_, false);
     meet();
     if (!alone_) {
         place(thread, batch, index);
@@ -205,10 +245,10 @@ void Model::layer(int thread, const cadran_batch& batch, int index) {
     }
     attention(thread, batch, index);
     if (l.after_attention.weight) {
-        project(thread, l.o, heads_.rows, n, y_.as<float>(), x_stride_, false);
+        project(thread, index, CADRAN_O, heads_.rows, n, y_.as<float>(), x_stride_, false);
         after(thread, n, l.after_attention, y_.as<float>());
     } else {
-        project(thread, l.o, heads_.rows, n, x, x_stride_, true);
+        project(thread, index, CADRAN_O, heads_.rows, n, x, x_stride_, true);
         meet();
     }
 
@@ -220,8 +260,8 @@ void Model::layer(int thread, const cadran_batch& batch, int index) {
     float* hidden = const_cast<float*>(hidden_.rows.x);
     const size_t wide = static_cast<size_t>(hidden_.rows.columns);
     const bool gated = l.gate.present();
-    if (gated) project(thread, l.gate, *rows, n, hidden, wide, false);
-    project(thread, l.up, *rows, n, gated ? up_.as<float>() : hidden, gated ? f_stride_ : wide, false);
+    if (gated) project(thread, index, CADRAN_GATE, *rows, n, hidden, wide, false);
+    project(thread, index, CADRAN_UP, *rows, n, gated ? up_.as<float>() : hidden, gated ? f_stride_ : wide, false);
     const Stripe& stripe = l.up.stripes[static_cast<size_t>(thread)];
     const size_t first = static_cast<size_t>(stripe.first) * LANES;
     for (int t = 0; t < n; t++) {
@@ -232,10 +272,10 @@ void Model::layer(int thread, const cadran_batch& batch, int index) {
     }
     meet();
     if (l.after_mlp.weight) {
-        project(thread, l.down, hidden_.rows, n, y_.as<float>(), x_stride_, false);
+        project(thread, index, CADRAN_DOWN, hidden_.rows, n, y_.as<float>(), x_stride_, false);
         after(thread, n, l.after_mlp, y_.as<float>());
     } else {
-        project(thread, l.down, hidden_.rows, n, x, x_stride_, true);
+        project(thread, index, CADRAN_DOWN, hidden_.rows, n, x, x_stride_, true);
         meet();
     }
 }

@@ -49,6 +49,24 @@ struct Room {
     bool reserve(int tokens, int columns, int planes);
 };
 
+// A low-rank map upon a matrix: columns to `rank` numbers, and these to the matrix's rows. Both in blocks of floats.
+struct LowRank {
+    const uint8_t* down = nullptr;
+    const uint8_t* up = nullptr;
+    int rank = 0;
+};
+
+struct Adapter {
+    Memory memory;
+    std::vector<LowRank> maps;  // seven a layer, in the order of the roles
+};
+
+// Consecutive tokens of a batch with one adapter.
+struct Segment {
+    int first, tokens;
+    const Adapter* adapter;
+};
+
 struct Task {
     int sequence, kv_head, first_token, tokens;  // of the sequence
     int first_chunk, chunks;
@@ -74,6 +92,9 @@ public:
     int blocks() const { return blocks_; }
     int vocabulary() const { return shape_.vocabulary; }
     size_t weight_bytes() const { return weight_bytes_; }
+    // The new adapter's number, from 1; negative with an error.
+    int add_adapter(const cadran_tensor* tensors, int count, const uint8_t* data, size_t bytes, std::string& error);
+    bool drop_adapter(int adapter);
 
 private:
     Model(const cadran_shape& shape, int threads, int blocks, int kv, int planes, int most_tokens,
@@ -101,6 +122,8 @@ private:
     // Rows of x, normalised unless `norm` is null, ready for a product; with `bytes` for one with integer weights too.
     const Rows& enter(int thread, int tokens, bool bytes, const Norm* norm);
     void project(int thread, const Matrix& matrix, const Rows& rows, int tokens, float* out, size_t stride, bool add);
+    // As above for the matrix of a role in a layer, with what the tokens' adapters add to it.
+    void project(int thread, int index, int role, const Rows& rows, int tokens, float* out, size_t stride, bool add);
     void after(int thread, int tokens, const Norm& norm, const float* y);
     void meet() { pool_.barrier().wait(); }
     // All layers of a block lie together, so that few large pages hold what a sequence has.
@@ -125,6 +148,11 @@ private:
     const float* local_frequencies_ = nullptr;
     Norm final_norm_;
     std::vector<Layer> layers_;
+
+    std::vector<std::unique_ptr<Adapter>> adapters_;  // number 1 first; null where one was dropped
+    std::vector<Segment> segments_;                   // of this batch
+    std::vector<Memory> low_;                         // one a thread: the numbers between the two factors
+    int widest_rank_ = 0;
 
     Memory cache_;
     Memory x_, y_, q_, key_, value_, up_, angles_, logits_;

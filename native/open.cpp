@@ -291,6 +291,55 @@ bool Model::reserve(std::string& error) {
     return enough || (error = "there is not enough memory for the KV cache", false);
 }
 
+int Model::add_adapter(const cadran_tensor* tensors, int count, const uint8_t* data, size_t bytes, std::string& error) {
+    auto adapter = std::make_unique<Adapter>();
+    adapter->maps.resize(static_cast<size_t>(shape_.layers) * 7);
+    if (!adapter->memory.reserve(bytes, true)) return error = "there is not enough memory for the adapter", -1;
+    std::memcpy(adapter->memory.data(), data, bytes);
+    int widest = 0;
+    for (int i = 0; i < count; i++) {
+        const cadran_tensor& t = tensors[i];
+        const bool up = t.role >= CADRAN_UP_FACTOR;
+        const int role = t.role - (up ? CADRAN_UP_FACTOR : CADRAN_DOWN_FACTOR);
+        const Matrix* m = role >= CADRAN_Q && role <= CADRAN_DOWN ? matrix(role, t.layer) : nullptr;
+        const int rank = up ? t.columns : t.rows;
+        if (!m || !m->present() || t.kind != F32 || rank < 1 || rank > (1 << 14) ||
+            (up ? t.rows != m->rows : t.columns != m->columns))
+            return error = "the adapter does not fit this model", -1;
+        const size_t size = cadran::block_bytes(F32, t.columns) * static_cast<size_t>((t.rows + LANES - 1) / LANES);
+        if (t.bytes != size || t.offset % 64 || t.offset > bytes || size > bytes - t.offset)
+            return error = "the adapter is damaged", -1;
+        LowRank& map = adapter->maps[static_cast<size_t>(t.layer * 7 + role - CADRAN_Q)];
+        const uint8_t*& place = up ? map.up : map.down;
+        if (place || (map.rank && map.rank != rank)) return error = "the adapter is damaged", -1;
+        place = adapter->memory.data() + t.offset;
+        map.rank = rank;
+        widest = std::max(widest, (rank + LANES - 1) / LANES * LANES);
+    }
+    for (const LowRank& map : adapter->maps)
+        if (!map.down != !map.up) return error = "the adapter is damaged", -1;
+    if (widest > widest_rank_) {
+        low_.clear();
+        low_.resize(static_cast<size_t>(pool_.threads()));
+        widest_rank_ = 0;
+        for (Memory& low : low_)
+            if (!low.reserve(static_cast<size_t>(most_tokens_) * static_cast<size_t>(widest) * 4, false))
+                return error = "there is not enough memory for the adapter", -1;
+        widest_rank_ = widest;
+    }
+    const auto free = std::find(adapters_.begin(), adapters_.end(), nullptr);
+    const auto place = free == adapters_.end() ? adapters_.insert(free, nullptr) : free;
+    *place = std::move(adapter);
+    return static_cast<int>(place - adapters_.begin()) + 1;
+}
+
+bool Model::drop_adapter(int adapter) {
+    if (adapter < 1 || adapter > static_cast<int>(adapters_.size()) || !adapters_[static_cast<size_t>(adapter - 1)])
+        return false;
+    adapters_[static_cast<size_t>(adapter - 1)].reset();
+    return true;
+}
+
 void Model::read_block(int block, uint8_t* data) const { std::memcpy(data, kv_block(0, block, 0), block_bytes()); }
 
 void Model::write_block(int block, const uint8_t* data) { std::memcpy(kv_block(0, block, 0), data, block_bytes()); }

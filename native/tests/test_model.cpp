@@ -84,6 +84,34 @@ private:
     }
 };
 
+// Low-rank maps upon some of a model's matrices.
+struct TinyAdapter {
+    std::vector<cadran_tensor> tensors;
+    std::vector<uint8_t> bytes;
+
+    TinyAdapter(const TinyModel& tiny, Random& random) {
+        const std::vector<cadran_tensor> matrices = tiny.tensors;
+        for (const cadran_tensor& m : matrices) {
+            if (m.role < CADRAN_Q || m.role > CADRAN_DOWN || random.below(3) == 0) continue;
+            const int rank = random.between(1, 20);
+            append(m.role + CADRAN_DOWN_FACTOR, m.layer, rank, m.columns, random);
+            append(m.role + CADRAN_UP_FACTOR, m.layer, m.rows, rank, random);
+        }
+    }
+    void add_to(cadran_model* model, int number) const {
+        const int32_t got = cadran_add_adapter(model, tensors.data(), static_cast<int32_t>(tensors.size()), bytes.data(), bytes.size());
+        CHECK(got == number, "adapter %d is %d: %s", number, got, cadran_error());
+    }
+
+private:
+    void append(int role, int layer, int rows, int columns, Random& random) {
+        const std::vector<uint8_t> weights = random_weights(random, cadran::F32, rows, columns, -3);
+        bytes.resize((bytes.size() + 63) / 64 * 64);
+        tensors.push_back({role, layer, cadran::F32, rows, columns, 0, bytes.size(), weights.size()});
+        bytes.insert(bytes.end(), weights.begin(), weights.end());
+    }
+};
+
 constexpr int BLOCKS = 64, WIDE = 22, MOST = 80;
 using Open = std::unique_ptr<cadran_model, void (*)(cadran_model*)>;
 
@@ -96,15 +124,16 @@ Open open(const TinyModel& tiny, const char* isa, int threads, int kv) {
 
 struct Sequence {
     std::vector<int32_t> ids, table;
-    int read = 0;
+    int read = 0, adapter = 0;
     std::vector<float> logits;  // of every token, one row each
 };
 
 // Reads `counts[s]` further tokens of each sequence in one pass, with the logits of all of them.
 void pass(cadran_model* model, const TinyModel& tiny, std::vector<Sequence*> sequences, std::vector<int> counts) {
-    std::vector<int32_t> ids, positions, starts(1), tables, wanted;
+    std::vector<int32_t> ids, positions, starts(1), tables, wanted, adapters;
     for (size_t s = 0; s < sequences.size(); s++) {
         Sequence& sequence = *sequences[s];
+        adapters.push_back(sequence.adapter);
         for (int i = 0; i < counts[s]; i++) {
             ids.push_back(sequence.ids[static_cast<size_t>(sequence.read + i)]);
             positions.push_back(sequence.read + i);
@@ -115,7 +144,8 @@ void pass(cadran_model* model, const TinyModel& tiny, std::vector<Sequence*> seq
         sequence.read += counts[s];
     }
     const cadran_batch batch{static_cast<int32_t>(ids.size()), static_cast<int32_t>(sequences.size()), WIDE,
-                             static_cast<int32_t>(ids.size()), ids.data(), positions.data(), starts.data(), tables.data(), wanted.data()};
+                             static_cast<int32_t>(ids.size()), ids.data(), positions.data(), starts.data(), tables.data(), wanted.data(),
+                             adapters.data()};
     const size_t columns = static_cast<size_t>(tiny.shape.vocabulary);
     std::vector<float> logits(ids.size() * columns), hidden(ids.size() * static_cast<size_t>(tiny.shape.width));
     CHECK(!cadran_step(model, &batch, logits.data(), tiny.shape.vocabulary, hidden.data()), "%s", cadran_error());
@@ -140,8 +170,12 @@ std::vector<Sequence> sequences_of(const TinyModel& tiny, Random& random) {
 
 void batches_do_not_matter(const TinyModel& tiny, Random& random, int kv) {
     std::vector<Sequence> alone = sequences_of(tiny, random);
+    const TinyAdapter first(tiny, random), second(tiny, random);
+    for (Sequence& s : alone) s.adapter = random.below(3);
     {
         const Open model = open(tiny, "scalar", 1, kv);
+        first.add_to(model.get(), 1);
+        second.add_to(model.get(), 2);
         for (Sequence& s : alone)
             while (s.read < static_cast<int>(s.ids.size()))
                 pass(model.get(), tiny, {&s}, {std::min(MOST, static_cast<int>(s.ids.size()) - s.read)});
@@ -153,6 +187,10 @@ void batches_do_not_matter(const TinyModel& tiny, Random& random, int kv) {
             std::vector<Sequence> mixed = alone;
             for (Sequence& s : mixed) s.read = 0, s.logits.clear();
             const Open model = open(tiny, isa.c_str(), threads, kv);
+            first.add_to(model.get(), 1);
+            first.add_to(model.get(), 2);
+            CHECK(!cadran_drop_adapter(model.get(), 2) && cadran_drop_adapter(model.get(), 2) < 0, "dropped twice");
+            second.add_to(model.get(), 2);
             while (true) {
                 std::vector<Sequence*> chosen;
                 std::vector<int> counts;
@@ -200,7 +238,7 @@ void bursts_decode(const TinyModel& tiny, Random& random, int kv) {
     const int32_t count = static_cast<int32_t>(ids.size());
     constexpr int STEPS = 6;
     std::vector<int32_t> burst(static_cast<size_t>(count * STEPS));
-    const cadran_batch batch{count, count, WIDE, count, ids.data(), positions.data(), starts.data(), tables.data(), wanted.data()};
+    const cadran_batch batch{count, count, WIDE, count, ids.data(), positions.data(), starts.data(), tables.data(), wanted.data(), nullptr};
     const int taken = cadran_burst(model.get(), &batch, one.data(), tiny.shape.vocabulary, burst.data(), stop_starts.data(), STEPS, burst.data());
     CHECK(taken == STEPS, "%d: %s", taken, cadran_error());
     std::vector<float> logits(static_cast<size_t>(count) * columns);
@@ -239,7 +277,7 @@ void bad_batches_are_refused(const TinyModel& tiny, Random& random) {
     for (int i = 0; i < 400; i++) {
         std::vector<int32_t> ids = {1, 2, 3, 4}, positions = {0, 1, 0, 1}, starts = {0, 2, 4}, tables(2 * WIDE), wanted = {1, 3};
         tables[WIDE] = 1;
-        cadran_batch batch{4, 2, WIDE, 2, ids.data(), positions.data(), starts.data(), tables.data(), wanted.data()};
+        cadran_batch batch{4, 2, WIDE, 2, ids.data(), positions.data(), starts.data(), tables.data(), wanted.data(), nullptr};
         const int value = wild[random.below(11)], which = random.below(9);
         if (which == 0) batch.tokens = value < 4 ? value : INT_MAX;  // a caller vouches for the lengths of its arrays
         else if (which == 1) batch.sequences = value < 2 ? value : INT_MAX;
@@ -286,7 +324,7 @@ void damaged_models_are_refused(const TinyModel& tiny, Random& random) {
             continue;
         }
         const int32_t id = 0, position = 0, starts[] = {0, 1}, table = 0, wanted = 0;
-        const cadran_batch batch{1, 1, 1, 1, &id, &position, starts, &table, &wanted};
+        const cadran_batch batch{1, 1, 1, 1, &id, &position, starts, &table, &wanted, nullptr};
         std::vector<float> logits(static_cast<size_t>(shape.vocabulary));
         cadran_step(model, &batch, logits.data(), shape.vocabulary, nullptr);
         cadran_close(model);

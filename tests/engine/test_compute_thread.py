@@ -98,7 +98,9 @@ class Desk:
         request = Request(self.thread.next_id(), (1,) * prompt, params, answers=answers)
         post, thread = Post(), self.thread
         thread.submit(Delivery(request, self.tokenizer, stop, post))
-        return Completion(post, answers, lambda: thread.cancel(request.id))
+        return Completion(
+            post, answers, lambda: thread.cancel(request.id), lambda answer: thread.finish(request.id, answer)
+        )
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -219,6 +221,33 @@ def test_a_stop_string_ends_its_own_answer_alone(desk: Desk) -> None:
     assert {event.stop for event in last if event.finish == "stop"} == {"calm and"}
     assert answer.finishes[0] == "stop" and (events[-1].usage is not None)
     assert desk.schedulers[0].idle and desk.schedulers[0].finished
+
+
+def test_one_answer_that_nobody_wants_ends_and_the_others_are_whole(tokenizer: Tokenizer) -> None:
+    gate = threading.Semaphore(2)
+    desk = Desk(tokenizer, lambda scheduler: setattr(scheduler, "gate", gate))
+    try:
+        answer = desk.ask(tokens=20, answers=3)
+        seen = [next(answer) for _ in range(4)]
+        answer.end(1)
+        answer.end(1)  # twice is once
+        gate.release(100)
+        seen += list(answer)
+        assert answer.finishes == ["length", "cancelled", "length"]
+        counts = [sum(event.index == index and event.token is not None for event in seen) for index in range(3)]
+        assert counts[0] == counts[2] == 20 and 1 <= counts[1] <= 4
+        assert desk.schedulers[0].finished == [(0, 1)] and desk.schedulers[0].idle
+        assert seen[-1].usage is not None and seen[-1].usage.generated_tokens == sum(counts)
+        answer.end(0)  # too late, and no matter
+        gate.release(1_000_000)
+        last = desk.ask(tokens=1_000_000, answers=2)
+        next(last)
+        last.end(0)
+        last.end(1)
+        assert last.finishes == ["cancelled", "cancelled"] and desk.ask().finish == "length"
+    finally:
+        gate.release(1_000_000)
+        desk.thread.close()
 
 
 def test_a_request_that_is_refused_says_why_and_the_others_go_on(desk: Desk) -> None:

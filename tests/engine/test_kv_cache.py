@@ -12,7 +12,7 @@ SIZE = 3
 def nodes(tree: PrefixTree) -> list[_Node]:
     """All nodes but the root."""
     found: list[_Node] = []
-    stack = list(tree._root.children)
+    stack = list(tree._root(0).children)
     while stack:
         node = stack.pop()
         found.append(node)

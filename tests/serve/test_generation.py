@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 
+import httpx
 import openai
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from live import LiveServer
 from tiny import tiny_model
 
+from cadran.engine.completion import Completion
 from cadran.engine.request import Scored
 from cadran.serve.asked import Tool
 from cadran.serve.events import CallArguments, CallBegan, CallEnded, Event, Finished, Reasoned, Spoke
@@ -127,3 +129,18 @@ def test_a_deadline_ends_an_answer_with_an_error(hurried: LiveServer, stream: bo
     assert time.monotonic() - begun < 10
     hurried.settle()
     assert client.chat.completions.create(**{**asked, "max_tokens": 2}).usage
+
+
+def test_an_answer_that_ends_here_is_ended_at_the_engine(hurried: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    end = Completion.end
+    monkeypatch.setattr(Completion, "end", lambda self, index: (ended.append(index), end(self, index)))
+    tool = {"type": "function", "function": {"name": "now"}}  # where calls are read, stop strings are found here
+    asked = {
+        "model": "tiny", "messages": [{"role": "user", "content": "x"}], "tools": [tool], "n": 6, "max_tokens": 600,
+        "stop": ["e"], "ignore_eos": True, "seed": 1,
+    }  # fmt: skip
+    answer = httpx.post(f"{hurried.url}/v1/chat/completions", json=asked, timeout=30).json()
+    stopped = [choice["index"] for choice in answer["choices"] if choice["finish_reason"] == "stop"]
+    assert sorted(ended) == stopped and len(stopped) > 1
+    hurried.settle()

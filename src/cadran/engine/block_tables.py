@@ -95,6 +95,7 @@ class BlockTables:
             starts=self._count[: count + 1],
             tables=self._table(answers),
             outputs=self._count[:count],
+            adapters=_adapters(answers),
         )
 
     def reading(self, pieces: Sequence[Piece]) -> Batch:
@@ -117,8 +118,14 @@ class BlockTables:
             starts=np.array(starts, np.int32),
             tables=self._table([piece.answer for piece in pieces]),
             outputs=np.concatenate(outputs),
+            adapters=_adapters([piece.answer for piece in pieces]),
         )
 
     def _table(self, answers: Sequence[Answer]) -> Ints:
         width = max([len(answer.blocks) for answer in answers])
         return self._rows[:, :width].take([answer.row for answer in answers], axis=0)
+
+
+def _adapters(answers: Sequence[Answer]) -> Ints | None:
+    numbers = [answer.request.adapter for answer in answers]
+    return np.array(numbers, np.int32) if any(numbers) else None

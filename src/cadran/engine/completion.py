@@ -22,10 +22,11 @@ class Completion:
         post: where the events arrive.
         answers: how many answers there will be.
         cancel: takes the request out of the scheduler; called at most once, and from finalizers too.
+        finish: takes one answer out of it.
     """
 
-    def __init__(self, post: Post, answers: int, cancel: Callable[[], None]) -> None:
-        self._post, self._cancel = post, cancel
+    def __init__(self, post: Post, answers: int, cancel: Callable[[], None], finish: Callable[[int], None]) -> None:
+        self._post, self._cancel, self._finish = post, cancel, finish
         self._texts: list[list[str]] = [[] for _ in range(answers)]
         self._finishes: list[Finish | None] = [None] * answers
         self._scored: list[list[Scored]] = [[] for _ in range(answers)]
@@ -94,6 +95,11 @@ class Completion:
             self._post.put(Parcel([]))  # a reader that waits in another thread goes on, and sees the end
         self._failure = None
         self._waiting.clear()
+
+    def end(self, index: int) -> None:
+        """Stop wanting the rest of one answer: it ends within one step, and its last event says ``cancelled``."""
+        if not self._over and self._finishes[index] is None:
+            self._finish(index)
 
     def __enter__(self) -> "Completion":
         return self

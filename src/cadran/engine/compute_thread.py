@@ -17,6 +17,11 @@ from cadran.engine.delivery import Delivery
 from cadran.engine.request import Produced, Request
 from cadran.errors import UserError
 
+
+class EngineClosedError(UserError):
+    """The engine was closed before the answer had come to its end."""
+
+
 T = TypeVar("T")
 S = TypeVar("S", bound="Steps")
 
@@ -79,7 +84,7 @@ class ComputeThread(Generic[S]):
         """Begin a request; whatever becomes of it reaches the reader of the delivery.
 
         Raises:
-            UserError: the thread was closed.
+            EngineClosedError: the thread was closed.
         """
         self._send(lambda loop: loop.begin(delivery))
 
@@ -87,11 +92,15 @@ class ComputeThread(Generic[S]):
         """Drop a request before the next step. May be called from a finalizer."""
         self._loop.inbox.put(lambda loop: loop.cancel(id))
 
+    def finish(self, id: int, answer: int) -> None:
+        """End one answer of a request before the next step."""
+        self._loop.inbox.put(lambda loop: loop.finish(id, answer))
+
     def run(self, job: "Job[S, T]") -> "Future[T]":
         """Do other work with the scheduler's runner, in between its steps.
 
         Raises:
-            UserError: the thread was closed.
+            EngineClosedError: the thread was closed.
         """
         future: Future[T] = Future()
         self._send(lambda loop: loop.take(job, future))
@@ -100,7 +109,7 @@ class ComputeThread(Generic[S]):
     def _send(self, message: "Callable[[_Loop[S]], None]") -> None:
         with self._lock:
             if self._closed:
-                raise UserError("this engine is closed; load the model again")
+                raise EngineClosedError("this engine is closed; load the model again")
             self._loop.start()
             self._loop.inbox.put(message)
 
@@ -166,7 +175,7 @@ class _Loop(Generic[S]):
             while self._messages():
                 self._work()
         finally:
-            closed = UserError("the engine was closed; load the model again")
+            closed = EngineClosedError("the engine was closed; load the model again")
             for delivery in self._deliveries.values():
                 delivery.fail(closed)
             for generator, future in self._jobs:
@@ -201,6 +210,13 @@ class _Loop(Generic[S]):
     def cancel(self, id: int) -> None:
         if self._deliveries.pop(id, None) is not None:
             self.scheduler.cancel(id)
+
+    def finish(self, id: int, answer: int) -> None:
+        delivery = self._deliveries.get(id)
+        if delivery is not None and delivery.drop(answer):
+            self.scheduler.finish(id, answer)
+            if delivery.done:
+                del self._deliveries[id]
 
     def take(self, job: "Job[S, T]", future: "Future[T]") -> None:
         if not future.set_running_or_notify_cancel():

@@ -107,6 +107,18 @@ class Delivery:
             usage = Usage(len(self.request.prompt), self._cached, self._generated, self._first, total)
         return Event(text, None, finish, index, stop=stop, message=message, usage=usage)
 
+    def drop(self, index: int) -> bool:
+        """End one answer whose reader wants no more of it.
+
+        Returns:
+            Whether it was under way.
+        """
+        if self._texts[index] is None:
+            return False
+        last = self._last(index, "", "cancelled")
+        self.post.put(Parcel([last], self._failure if self.done else None))
+        return True
+
     def refuse(self, error: Exception) -> None:
         """Say that the request was never begun, and why."""
         self._texts = [None] * len(self._texts)

@@ -4,6 +4,7 @@ The blocks are borrowed from the scheduler's own pool, so no request's memory is
 """
 
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,12 @@ Floats = npt.NDArray[np.float32]
 
 
 def embedding(
-    scheduler: Scheduler, runner: Runner, sequences: Sequence[Sequence[int]], skipped: int, budget: int = 512
+    scheduler: Scheduler,
+    runner: Runner,
+    sequences: Sequence[Sequence[int]],
+    skipped: int,
+    budget: int = 512,
+    adapter: int = 0,
 ) -> Generator[None, None, Floats]:
     """Mean final hidden state of each sequence, of length one; a job of ``ComputeThread``.
 
@@ -27,6 +33,7 @@ def embedding(
         skipped: tokens at the start that are read and left out of the mean. What a model keeps in the state of the
             beginning of a text is many times larger than a word's, and the same for all texts.
         budget: most tokens of one pass.
+        adapter: that they are read with, by the runner's number; 0 for none.
 
     Returns:
         Shape (n, width).
@@ -48,7 +55,10 @@ def embedding(
                     for number, table in zip(group, tables, strict=True)
                     if (ids := sequences[number][start : start + budget])
                 ]
-                states = runner.hidden(joined(pieces))
+                batch = joined(pieces)
+                if adapter:
+                    batch = replace(batch, adapters=np.full(len(pieces), adapter, np.int32))
+                states = runner.hidden(batch)
                 places = np.cumsum([0, *(len(piece.ids) for piece in pieces)])
                 for row in range(len(pieces)):
                     first = places[row] + max(0, skipped - start)

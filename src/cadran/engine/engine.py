@@ -6,6 +6,8 @@ what else is under way.
 
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from copy import copy
 from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from cadran.engine.adapters import NoSharingError, attaching, detaching
 from cadran.engine.completion import Completion
-from cadran.engine.compute_thread import ComputeThread
+from cadran.engine.compute_thread import ComputeThread, EngineClosedError
 from cadran.engine.delivery import Delivery, Post
 from cadran.engine.embedding import embedding
 from cadran.engine.event import Event as Event  # where its readers have always found it
@@ -41,6 +44,7 @@ from cadran.tokenizer.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from cadran.model.transformer import Transformer
 
+_GONE = -1  # instead of an adapter's number
 Message = Mapping[str, Any]
 Prompt = str | Sequence[int]
 
@@ -82,6 +86,8 @@ class Engine:
         # Some embeddings have more rows than there are tokens; those rows mean nothing.
         self.runner.vocabulary = min(self.runner.vocabulary, tokenizer.vocabulary_size)
         self._compute = _compute_thread(self.runner, drafting)
+        self._path: Path | None = None
+        self._adapter, self._shares = opened.adapter, False
 
     @classmethod
     def load(
@@ -102,7 +108,7 @@ class Engine:
         Args:
             path: a model directory, or a ``.gguf`` file.
             template: a named chat template to use instead of the model's own.
-            adapter: folder of a LoRA adapter in PEFT's format, which is applied unmerged.
+            adapter: folder of a LoRA adapter in PEFT's format, which is applied unmerged; see ``with_adapter``.
             runner: ``native``, ``torch`` or ``auto``; None takes what ``CADRAN_RUNNER`` says, else ``auto``.
             threads: of the computation; None takes what the machine gives.
             context: most tokens of prompt and answer together; None takes the model's own.
@@ -126,7 +132,30 @@ class Engine:
             tokenizer, renderer = open_tokenizer(path, template)
             opened = opening.result()
         drafting = None if draft is None else open_drafter(draft, choice, tokenizer, threads)
-        return cls(None, tokenizer, renderer, opened=opened, drafting=drafting)
+        engine = cls(None, tokenizer, renderer, opened=opened, drafting=drafting)
+        engine._path = path
+        return engine
+
+    def with_adapter(self, folder: Path) -> "Engine":
+        """The same model with a LoRA adapter upon it.
+
+        Weights, memory and steps are shared: requests with and without it are computed together. Close it before the
+        model; that ends its requests alone.
+
+        Args:
+            folder: of the adapter, in PEFT's format.
+
+        Raises:
+            NoSharingError: only the native core applies adapters to some requests and not to others, and only such as
+                are low-rank maps upon the layers' matrices; ``Engine.load`` with the adapter opens a model of its own.
+            UserError: it is no adapter, or it is another model's.
+        """
+        if self._path is None:
+            raise NoSharingError("this model was made in memory; save it, and load it from there")
+        number = self._compute.run(attaching(self.runner, self._path, folder)).result()
+        with_it = copy(self)
+        with_it._adapter, with_it._shares = number, True
+        return with_it
 
     @property
     def chats(self) -> bool:
@@ -212,15 +241,18 @@ class Engine:
             prompt_logprobs=prompt_logprobs,
             scored_from=max(1, scored_from),
             guess=tuple(self.tokenizer.encode(guess) if isinstance(guess, str) else guess),
+            adapter=self._adapter,
         )
         post = Post()
         stops_at = (stop,) if isinstance(stop, str) else stop
         delivery = Delivery(request, self.tokenizer, stops_at, post, frozenset(shown_ids))
         compute, number = self._compute, request.id
         compute.submit(delivery)
-        return Completion(post, answers, lambda: compute.cancel(number))
+        return Completion(post, answers, lambda: compute.cancel(number), lambda answer: compute.finish(number, answer))
 
     def _check(self, ids: Sequence[int], answers: int, top: int) -> None:
+        if self._adapter == _GONE:
+            raise EngineClosedError("this adapter was taken from its model; put it there again")
         if not ids:
             raise UserError("the prompt is empty and this model knows no beginning of a text; give it a few words")
         if len(ids) >= self.context:
@@ -328,7 +360,9 @@ class Engine:
             if not 0 <= min(ids) <= max(ids) < size:
                 raise UserError(f"text {number} has ids outside 0 to {size - 1}; encode it anew")
         runner, skipped = self.runner, len(opening)
-        return self._compute.run(lambda scheduler: embedding(scheduler, runner, sequences, skipped)).result()
+        adapter = self._adapter
+        job = self._compute.run(lambda scheduler: embedding(scheduler, runner, sequences, skipped, adapter=adapter))
+        return job.result()
 
     def grammar(self, description: Mapping[str, Any]) -> Grammar:
         """Compile what an answer must match; equal ones are compiled once.
@@ -364,8 +398,16 @@ class Engine:
         return tuple(dict.fromkeys((*of_turns, *self.tokenizer.eos_ids)))
 
     def close(self) -> None:
-        """End what is under way and give the memory back; afterwards nothing more can be asked."""
-        self._compute.close()
+        """End what is under way and give the memory back; afterwards nothing more can be asked.
+
+        Of an adapter that shares a model, its own requests and memory.
+        """
+        if not self._shares:
+            self._compute.close()
+        elif (number := self._adapter) != _GONE:
+            self._adapter = _GONE
+            with suppress(EngineClosedError):  # the model went first
+                self._compute.run(detaching(self.runner, number)).result()
 
     def __enter__(self) -> "Engine":
         return self

@@ -138,21 +138,22 @@ class PrefixTree:
     def __init__(self, pool: BlockPool, block_size: int) -> None:
         self.nodes = 0
         self._pool, self._size = pool, block_size
-        self._root = _Node((), -1, None)
+        self._roots: dict[int, _Node] = {}
         self._clock = 0
         # Leaves by the time of last use as it was when they were queued; a later use is seen when they come up.
         self._leaves: list[tuple[int, int, _Node]] = []
         self._queued = 0
 
-    def match(self, tokens: Sequence[int], most: int) -> Match:
+    def match(self, tokens: Sequence[int], most: int, adapter: int = 0) -> Match:
         """The longest beginning of a sequence that is here.
 
         Args:
             tokens: of the sequence.
             most: how many of its first tokens may be taken from here.
+            adapter: that it was read with, 0 for none; others have other keys and values.
         """
         self._clock += 1
-        node, depth = self._root, 0
+        node, depth = self._root(adapter), 0
         blocks: list[int] = []
         while depth < most:
             child, common = node.nearest(tuple(tokens[depth : min(depth + self._size, most)]))
@@ -166,7 +167,7 @@ class PrefixTree:
             node, depth = child, depth + self._size
         return Match(blocks)
 
-    def insert(self, tokens: Sequence[int], blocks: list[int]) -> None:
+    def insert(self, tokens: Sequence[int], blocks: list[int], adapter: int = 0) -> None:
         """Remember what the blocks of a sequence hold; the last may be filled in part, and be written on behind that.
 
         Where a full block with the same tokens is here already, the sequence is given that one instead of its own.
@@ -174,9 +175,10 @@ class PrefixTree:
         Args:
             tokens: of the positions kept, of the sequence from its beginning.
             blocks: that hold them; changed in place.
+            adapter: that they were read with, 0 for none.
         """
         self._clock += 1
-        node, pool = self._root, self._pool
+        node, pool = self._root(adapter), self._pool
         for number in range(-(-len(tokens) // self._size)):
             key = tuple(tokens[number * self._size : (number + 1) * self._size])
             block = blocks[number]
@@ -235,14 +237,23 @@ class PrefixTree:
 
     def clear(self) -> None:
         """Forget everything."""
-        stack = self._root.children
+        for adapter in list(self._roots):
+            self.forget(adapter)
+        self._leaves = []
+
+    def forget(self, adapter: int) -> None:
+        """Forget what was read with an adapter."""
+        stack = self._root(adapter).children
+        del self._roots[adapter]
         while stack:
             node = stack.pop()
             stack.extend(node.children)
             node.parent = None
             self._pool.uncache(node.block)
-        self._root = _Node((), -1, None)
-        self._leaves, self.nodes = [], 0
+            self.nodes -= 1
+
+    def _root(self, adapter: int) -> _Node:
+        return self._roots.setdefault(adapter, _Node((), -1, None))
 
     def _queue(self, leaf: _Node) -> None:
         if not leaf.queued:

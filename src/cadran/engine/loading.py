@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
+from cadran.engine.adapters import NoSharingError, add_adapter
 from cadran.engine.gguf_tokenizer import gguf_tokenizer
 from cadran.engine.runner import Runner
 from cadran.engine.speculation import DrafterOf, DraftModel, PromptLookup
@@ -39,11 +40,13 @@ class Opened:
         runner: ready.
         model: what it runs, when it is torch's.
         reason: why it is not the native core although it was free to be; else "".
+        adapter: number of the adapter that its runner was given for every request, 0 for none.
     """
 
     runner: Runner
     model: "Transformer | None" = None
     reason: str = ""
+    adapter: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +105,15 @@ def open_runner(
             raise UserError(f"{name} is {number}; give a positive number")
     if choice == "torch":
         return _open_torch(path, threads, adapter, context, "")
-    reason = _why_not_native(adapter)
+    reason = _why_not_native()
     if reason is None:
         from cadran.engine.native.library import Unavailable
         from cadran.engine.native.runner import NativeRunner
 
         try:
-            return Opened(NativeRunner.open(path, threads=threads, context=context, kv=kv, activations=activations))
-        except Unavailable as unavailable:
+            runner = NativeRunner.open(path, threads=threads, context=context, kv=kv, activations=activations)
+            return Opened(runner, adapter=0 if adapter is None else add_adapter(runner, path, adapter))
+        except (Unavailable, NoSharingError) as unavailable:
             reason = str(unavailable)
     if choice == "native":
         raise UserError(f"the native core cannot run this: {reason}; leave the runner to auto, or choose torch")
@@ -141,11 +145,9 @@ def open_drafter(
     return Drafting(DraftModel(runner).start, runner)
 
 
-def _why_not_native(adapter: Path | None) -> str | None:
+def _why_not_native() -> str | None:
     from cadran.engine.native.library import available, why_not
 
-    if adapter is not None:
-        return "it does not apply adapters"
     return None if available() else (why_not() or "it is not there")
 
 

@@ -26,6 +26,7 @@ class Request:
         prompt_logprobs: whether those of the prompt's own tokens are wanted too.
         scored_from: index of the first of these that is; what stands before it may be remembered and not be read.
         guess: ids that the answer will probably contain (the ``prediction`` of OpenAI), as drafts.
+        adapter: the number of a low-rank adapter that the runner knows, 0 for the model as it is.
     """
 
     id: int
@@ -39,6 +40,7 @@ class Request:
     prompt_logprobs: bool = False
     scored_from: int = 1
     guess: tuple[int, ...] = ()
+    adapter: int = 0
 
 
 @dataclass(frozen=True, slots=True)

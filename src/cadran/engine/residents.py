@@ -64,7 +64,7 @@ class Residents:
         state = (answer, self.pool.available, others)
         if others and self._blocked == state:
             return False
-        match = self.tree.match(answer.ids, answer.wanted - 1)
+        match = self.tree.match(answer.ids, answer.wanted - 1, answer.request.adapter)
         needed = self.needed(len(answer.ids)) - len(match.blocks)
         # One more for each that grows, or it would be put back as soon as it has started.
         if others and self.pool.available < needed + others + self._asked:
@@ -146,7 +146,7 @@ class Residents:
 
     def remember(self, answer: Answer, positions: int) -> None:
         """Enter what an answer's blocks hold into the tree."""
-        self.tree.insert(answer.ids[:positions], answer.blocks)
+        self.tree.insert(answer.ids[:positions], answer.blocks, answer.request.adapter)
         self.tables.rewrite(answer)
 
     def leave(self, answer: Answer, remember: bool) -> None:
@@ -231,7 +231,7 @@ class Residents:
 
     def _vacate(self, answer: Answer, remember: bool) -> None:
         if answer.blocks and remember:
-            self.tree.insert(answer.ids[: answer.kept], answer.blocks)
+            self.tree.insert(answer.ids[: answer.kept], answer.blocks, answer.request.adapter)
         for block in answer.blocks:
             self.pool.release(block)
         answer.blocks, answer.kept, answer.borrowed = [], 0, False

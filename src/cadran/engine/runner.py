@@ -26,6 +26,8 @@ class Batch:
         tables: shape (S, W), int32; position p of sequence s is kept in block ``tables[s, p // block_size]``.
             Rows are filled up with 0. The blocks must hold every earlier position of the sequence.
         outputs: shape (M,), int32, ascending; which of the N tokens the logits are wanted of.
+        adapters: shape (S,), int32; the adapter of each sequence by the number that the runner gave it, 0 for none;
+            None where no sequence has one.
     """
 
     ids: Ints
@@ -33,6 +35,7 @@ class Batch:
     starts: Ints
     tables: Ints
     outputs: Ints
+    adapters: Ints | None = None
 
 
 class Runner(Protocol):

@@ -194,6 +194,13 @@ class Scheduler:
         """What was borrowed is free again."""
         self.residents.give_back(blocks)
 
+    def forget(self, adapter: int) -> None:
+        """An adapter is about to go: who is answered with it is cancelled, and what was read with it is forgotten."""
+        for id, task in list(self._tasks.items()):
+            if task.answers[0].request.adapter == adapter:
+                self.cancel(id)
+        self.residents.tree.forget(adapter)
+
     def save(self, path: Path, ids: tuple[int, ...], model: str) -> int:
         """Write what is known of the beginning of a sequence to a file; see ``prefix_file.save_prefix``."""
         return save_prefix(path, self._runner, self.residents, ids, model)

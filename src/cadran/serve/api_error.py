@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from cadran.engine.compute_thread import EngineClosedError
 from cadran.errors import UserError
 
 Kind = Literal[
@@ -45,10 +46,17 @@ class ApiError(Exception):
         self.kind, self.message, self.param, self.code, self.retry_after = kind, message, param, code, retry_after
 
     @classmethod
-    def of(cls, error: Exception) -> "ApiError":
-        """The refusal that an exception of the engine amounts to; its own mistakes are ``internal``."""
+    def of(cls, error: Exception, param: str | None = None) -> "ApiError":
+        """The refusal that an exception of the engine amounts to; its own mistakes are ``internal``.
+
+        Args:
+            error: what was raised.
+            param: the field that is at fault where the request is.
+        """
         if isinstance(error, cls):
             return error
+        if isinstance(error, EngineClosedError):  # while somebody waits that happens only when the server stops
+            return cls("draining", "the server is stopping; ask another, or try again later", retry_after=5)
         if isinstance(error, UserError):
-            return cls("invalid", str(error))
+            return cls("invalid", str(error), param=param)
         return cls("internal", "the server failed on this request; its log says why")

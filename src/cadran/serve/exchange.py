@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 from time import perf_counter
 
+from cadran.serve.computed import Computed
 from cadran.serve.events import Admitted, Event, Failed, Finished, Prefilled, Used
 from cadran.serve.generation import Generation, merged
 from cadran.serve.served_model import ServedModel
@@ -51,6 +52,39 @@ class Exchange:
     def prompts(self) -> list[tuple[int, ...]]:
         """The ids of the prompts, in order."""
         return [generation.prompt_ids for generation in self._generations]
+
+    @property
+    def answers(self) -> int:
+        """How many there will be, to all prompts."""
+        return sum(generation.request.answers for generation in self._generations)
+
+    @property
+    def room(self) -> int:
+        """Most tokens of all answers."""
+        return sum(generation.room * generation.request.answers for generation in self._generations)
+
+    @property
+    def generated_tokens(self) -> int:
+        """Of all answers, so far."""
+        return sum(generation.generated for generation in self._generations)
+
+    @property
+    def computed(self) -> Computed:
+        """What it took, once it is closed."""
+        used, request = self.used, self.request
+        return Computed(
+            model=self.served.known.name,
+            prompt_tokens=self.prompt_tokens,
+            cached_tokens=used.cached_tokens if used else 0,
+            generated_tokens=self.generated_tokens,
+            queued=self.queued,
+            loaded=self.loaded,
+            first_token=self.first_token,
+            seconds=self.queued + self.loaded + perf_counter() - self.begun,
+            outcome=self.outcome,
+            stamps=self.stamps if self.answers == 1 else (),
+            asked=request.messages or request.prompt,
+        )
 
     async def __aiter__(self) -> AsyncGenerator[Event, None]:
         yield Admitted(self.prompt_tokens)

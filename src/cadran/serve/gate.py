@@ -14,9 +14,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cadran.errors import UserError
 from cadran.serve.api_error import ApiError
+from cadran.serve.computed import Computed
 from cadran.serve.family import Family
 from cadran.serve.origins import Headers, Origins, is_loopback
-from cadran.serve.passage import Computed, Passage, enter, leave
+from cadran.serve.passage import Passage, enter, leave
 from cadran.serve.service import Service
 from cadran.serve.state.api_key import KnownKey
 from cadran.serve.state.keyring import KeyRing
@@ -179,8 +180,7 @@ class Gate:
 def server_timing(computed: Sequence[Computed]) -> bytes:
     """The header of an answer that is known whole: milliseconds of waiting, of reading the prompt, of writing."""
     queue = max(each.queued + each.loaded for each in computed)
-    prefill = max(each.first_token or 0.0 for each in computed)
-    decode = max(each.seconds - each.queued - each.loaded - (each.first_token or 0.0) for each in computed)
+    prefill, decode = max(each.prefill for each in computed), max(each.decode for each in computed)
     named = (("queue", queue), ("prefill", prefill), ("decode", decode))
     return ", ".join(f"{name};dur={max(0.0, seconds) * 1000:.1f}" for name, seconds in named).encode()
 

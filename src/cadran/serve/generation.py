@@ -13,6 +13,7 @@ from time import perf_counter
 
 from cadran.engine import event as engine_events
 from cadran.engine.completion import Completion
+from cadran.engine.compute_thread import EngineClosedError
 from cadran.engine.engine import Engine
 from cadran.engine.request import Finish, Scored
 from cadran.engine.sampler import SamplingParams
@@ -53,6 +54,8 @@ class Generation:
     Attributes:
         prompt_tokens: of the prompt.
         prompt_ids: the prompt.
+        room: most tokens of each answer; may be made less before it is started.
+        generated: tokens of all answers, so far.
     """
 
     def __init__(
@@ -60,9 +63,11 @@ class Generation:
     ) -> None:
         self.request, self.served, self._prompted, self._deadline = request, served, prompted, deadline
         self.prompt_tokens, self.prompt_ids = len(prompted.ids), prompted.ids
+        self._context = min(served.engine.context, request.context or served.engine.context)
+        left = max(0, self._context - self.prompt_tokens)
+        self.room, self.generated = min(left, request.max_tokens or left), 0
         self._completion: Completion | None = None
         self._writers: list[_Writer] = []
-        self._room = 0
         self._late = False
 
     def start(self) -> None:
@@ -72,15 +77,12 @@ class Generation:
             ApiError: the engine refuses it.
         """
         request, engine = self.request, self.served.engine
-        context = min(engine.context, request.context or engine.context)
-        room = context - self.prompt_tokens
-        if room < 1:
+        if self.room < 1:
             raise ApiError(
                 "too_long",
-                f"the prompt has {self.prompt_tokens} tokens and {context} fit with the answer; shorten it",
+                f"the prompt has {self.prompt_tokens} tokens and {self._context} fit with the answer; shorten it",
                 code="context_length_exceeded",
             )
-        self._room = min(room, request.max_tokens or room)
         chat = request.messages is not None
         ends = self._ends(engine, chat)
         size = engine.runner.vocabulary
@@ -95,14 +97,14 @@ class Generation:
         if not all(request.stop):
             raise ApiError("invalid", "a stop string is empty and would end every answer; leave it out", param="stop")
         try:
-            params = SamplingParams(**{**request.sampling, "max_tokens": self._room})
+            params = SamplingParams(**{**request.sampling, "max_tokens": self.room})
             self._completion = engine.stream(
                 self._prompted.ids, params, stop=stops, stop_ids=ends, grammar=self._prompted.grammar,
                 answers=request.answers, logprobs=request.logprobs, top=request.top,
                 prompt_logprobs=request.prompt_logprobs, guess=request.guess, shown_ids=self._prompted.shown_ids,
             )  # fmt: skip
         except UserError as error:
-            raise ApiError("invalid", str(error)) from error
+            raise ApiError.of(error) from error
         except TypeError as error:  # a field of the sampling that does not exist is a translator's mistake
             raise ApiError("internal", "the request could not be translated") from error
         waited_for = () if plain else request.stop
@@ -123,7 +125,7 @@ class Generation:
         """From ``Prefilled`` to ``Used``, or to ``Failed``."""
         completion, begun, first = self._completion, perf_counter(), 0.0
         assert completion is not None, "start it first"
-        generated, cached, told = 0, 0, False
+        cached, told = 0, False
         scored: tuple[Scored, ...] = ()
         spoken: Spoke | None = None
         alarm = None
@@ -135,7 +137,7 @@ class Generation:
                     scored = event.prompt
                     continue
                 if event.token is not None and not self._writers[event.index].over:
-                    generated += 1
+                    self.generated += 1
                 if event.cached is not None:
                     cached = event.cached
                 if not told:
@@ -156,6 +158,9 @@ class Generation:
                     spoken = None
                 if all(writer.over for writer in self._writers):
                     break
+        except EngineClosedError as error:
+            yield Failed(ApiError.of(error))
+            return
         except UserError as error:
             # A grammar that became too costly, or biases that left nothing to say, are not the server's failure.
             asked = self._prompted.grammar is not None or self.request.sampling.get("logit_bias")
@@ -173,7 +178,7 @@ class Generation:
             yield Failed(ApiError("timeout", "the request took longer than this server allows; ask for less"))
             return
         thought = sum(writer.thought for writer in self._writers)
-        yield Used(self.prompt_tokens, cached, generated, thought, 0.0, first, perf_counter() - begun)
+        yield Used(self.prompt_tokens, cached, self.generated, thought, 0.0, first, perf_counter() - begun)
 
     def _told(self, event: engine_events.Event) -> Iterator[Event]:
         writer = self._writers[event.index]
@@ -185,6 +190,8 @@ class Generation:
         if event.finish is not None:
             yield from writer.end(self._reason(event.finish, writer.tokens), event.stop)
         elif writer.done:
+            if self._completion is not None:
+                self._completion.end(event.index)  # what nobody reads is not computed while the others go on
             yield from writer.end("eos", None)
 
     def _reason(self, finish: Finish, tokens: int) -> Reason:
@@ -317,7 +324,7 @@ async def render(request: GenerateRequest, served: ServedModel) -> Prompted:
         # Never on the event loop: however short the text, it waits for a long one that the tokenizer is at.
         return await asyncio.to_thread(work)
     except UserError as error:
-        raise ApiError("invalid", str(error)) from error
+        raise ApiError.of(error) from error
 
 
 async def merged(generations: Sequence[Generation]) -> AsyncGenerator[Event, None]:

@@ -10,51 +10,10 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
-from cadran.serve.exchange import Exchange
+from cadran.serve.computed import Computed
 from cadran.serve.state.api_key import KnownKey
 
 _current: ContextVar["Passage | None"] = ContextVar("cadran_passage", default=None)
-
-
-@dataclass(frozen=True, slots=True)
-class Computed:
-    """What an exchange took; of one that was cancelled, what is known.
-
-    Attributes:
-        model: name of the model that answered.
-        prompt_tokens, cached_tokens, generated_tokens: counts.
-        queued, loaded: seconds of waiting for a place, and for the model.
-        first_token: seconds from having both to the first token; None when there was none.
-        seconds: from the beginning of the waiting to the end.
-        outcome: ``done``, ``failed`` or ``cancelled``.
-    """
-
-    model: str
-    prompt_tokens: int
-    cached_tokens: int
-    generated_tokens: int
-    queued: float
-    loaded: float
-    first_token: float | None
-    seconds: float
-    outcome: str
-
-    @classmethod
-    def of(cls, exchange: Exchange) -> "Computed":
-        """What a closed exchange took."""
-        used = exchange.used
-        return cls(
-            model=exchange.served.known.name,
-            prompt_tokens=exchange.prompt_tokens,
-            cached_tokens=used.cached_tokens if used else 0,
-            # Without an end there is no count: every piece has at least one token.
-            generated_tokens=used.generated_tokens if used else len(exchange.stamps),
-            queued=exchange.queued,
-            loaded=exchange.loaded,
-            first_token=exchange.first_token,
-            seconds=exchange.queued + exchange.loaded + perf_counter() - exchange.begun,
-            outcome=exchange.outcome,
-        )
 
 
 @dataclass(slots=True)

@@ -21,6 +21,7 @@ class ServedModel:
         users: requests under way.
         last_used: when the last one ended, by ``time.monotonic``.
         keep_alive: seconds that it stays open without requests; None for ever.
+        base: the open model whose weights it shares, in use for as long; None where it has its own.
     """
 
     known: KnownModel
@@ -29,6 +30,7 @@ class ServedModel:
     users: int = 0
     last_used: float = field(default_factory=monotonic)
     keep_alive: float | None = None
+    base: "ServedModel | None" = None
 
     @cached_property
     def output(self) -> OutputFormat:

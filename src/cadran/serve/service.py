@@ -14,9 +14,11 @@ from cadran.recipe.run import find_model, runs_folder
 from cadran.serve.admission import Admission
 from cadran.serve.api_error import ApiError
 from cadran.serve.asked import GenerateRequest
+from cadran.serve.computed import Computed
 from cadran.serve.exchange import Exchange
 from cadran.serve.generation import Generation, render
 from cadran.serve.known_model import KnownModel
+from cadran.serve.score_limit import limit_scores
 from cadran.serve.served_model import ServedModel
 from cadran.serve.settings import ServeSettings
 from cadran.serve.shelf import Shelf, with_aliases
@@ -24,7 +26,7 @@ from cadran.serve.state.database import Database
 
 log = logging.getLogger(__name__)
 
-Listener = Callable[[Exchange], None]
+Listener = Callable[[Computed], None]
 
 
 class Service:
@@ -37,7 +39,8 @@ class Service:
     Attributes:
         shelf: the models.
         admission: who has a place.
-        listeners: called with every exchange that is over: metrics, accounting.
+        exchanges: under way, in the order in which they began.
+        listeners: told of everything that was computed: metrics, accounting.
         endings: awaited when the server stops and its grace is over: they end what outlives its connection.
         database: what must survive a restart; opened when it is first asked for.
     """
@@ -47,6 +50,7 @@ class Service:
         memory = None if settings.memory is None else int(settings.memory * 1e9)
         self.shelf = Shelf(self._find, open or self._open, memory=memory, keep_alive=settings.keep_alive)
         self.admission = Admission(settings.parallel, settings.queue)
+        self.exchanges: list[Exchange] = []
         self.listeners: list[Listener] = []
         self.endings: list[Callable[[], Awaitable[None]]] = []
 
@@ -115,6 +119,7 @@ class Service:
         try:
             for request in requests:
                 generations.append(Generation(request, served, await render(request, served), deadline))
+            limit_scores(generations)
             for generation in generations:
                 if generation.request.grammar is None and not generation.request.tools:
                     generation.start()
@@ -125,7 +130,9 @@ class Service:
                 generation.close()
             self._leave(served)
             raise
-        return Exchange(generations, served, queued=queued, loaded=loaded, closed=self._closed)
+        exchange = Exchange(generations, served, queued=queued, loaded=loaded, closed=self._closed)
+        self.exchanges.append(exchange)
+        return exchange
 
     async def prompt_ids(self, request: GenerateRequest) -> tuple[int, ...]:
         """The ids that a request would be read as, for counting and for show. Needs no place in the queue.
@@ -141,10 +148,15 @@ class Service:
         self.admission.leave()
 
     def _closed(self, exchange: Exchange) -> None:
+        self.exchanges.remove(exchange)
         self._leave(exchange.served)
+        self.tell(exchange.computed)
+
+    def tell(self, computed: Computed) -> None:
+        """Tell the listeners what was computed."""
         for listener in self.listeners:
             try:
-                listener(exchange)
+                listener(computed)
             except Exception:
                 log.exception("a listener failed")
 

@@ -53,6 +53,7 @@ class ServeSettings(BaseModel):
     accounting_days: int | None = Field(default=366, ge=1, description="For which request accounting is kept.")
     stored_responses: int = Field(default=1000, ge=0, description="Responses that are kept; the oldest go first.")
     log_prompts: bool = Field(default=False, description="Write prompts into the log.")
+    slots: bool = Field(default=False, description="Show what is under way at /slots, prompts included.")
     metrics_compat: bool = Field(default=False, description="Repeat the metrics under the names of vLLM and llama.cpp.")
     web: bool = Field(default=True, description="Serve the web chat.")
 

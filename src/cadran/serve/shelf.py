@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from time import monotonic
 
+from cadran.engine.adapters import NoSharingError
 from cadran.engine.engine import Engine
 from cadran.errors import UserError
 from cadran.serve.api_error import ApiError
@@ -74,10 +75,13 @@ class Shelf:
         Raises:
             ApiError: there is none; the message lists those there are.
         """
-        wanted = f"{name}:{adapter}" if adapter else name
+        wanted = name
         for attempt in range(2):
             if attempt:
                 self.refresh()
+            if adapter:  # over the first model, or one that was named by an alias
+                base = self._look(name)
+                wanted = f"{base.name if base else name}:{adapter}"
             if (found := self._look(wanted)) is not None:
                 return found
         names = ", ".join(self._known) or "none; pull one with cadran pull smollm2"
@@ -120,7 +124,13 @@ class Shelf:
                 task = self._opening[known.name] = asyncio.create_task(self._opened(known))
                 task.add_done_callback(lambda _: self._opening.pop(known.name, None))
             # Who goes away does not stop the opening for those who wait with him.
-            await asyncio.shield(task)
+            try:
+                await asyncio.shield(task)
+            except asyncio.CancelledError:
+                current = asyncio.current_task()
+                if task.cancelled() and current is not None and not current.cancelling():  # the server stops
+                    raise ApiError("draining", "the server is stopping; try again later", retry_after=5) from None
+                raise
         served.users += 1
         return served
 
@@ -137,17 +147,41 @@ class Shelf:
         self._sweep_soon()
 
     async def _opened(self, known: KnownModel) -> ServedModel:
-        await self._make_room(known)
         begun = monotonic()
+        if (served := await self._upon_base(known)) is not None:
+            return self._shelved(served, begun)
+        await self._make_room(known)
         try:
             engine = await asyncio.to_thread(self._open, known)
         except UserError as error:
             raise ApiError("unsupported", f"the model {known.name} cannot be opened: {error}", param="model") from error
-        served = ServedModel(known, engine, monotonic() - begun, keep_alive=self.keep_alive)
-        self._served[known.name] = served
-        log.info("opened", extra={"model": known.name, "seconds": round(served.loading_seconds, 3)})
+        return self._shelved(ServedModel(known, engine, keep_alive=self.keep_alive), begun)
+
+    def _shelved(self, served: ServedModel, begun: float) -> ServedModel:
+        served.loading_seconds = monotonic() - begun
+        self._served[served.known.name] = served
+        log.info("opened", extra={"model": served.known.name, "seconds": round(served.loading_seconds, 3)})
         self._sweep_soon()
         return served
+
+    async def _upon_base(self, known: KnownModel) -> ServedModel | None:
+        """An adapter upon the open model of its base, where the engine can share it; the base then stays open."""
+        bases = [model for model in self._known.values() if model.path == known.path and model.adapter is None]
+        if known.adapter is None or not bases:
+            return None
+        base = await self.take(bases[0])
+        try:
+            engine = await asyncio.to_thread(base.engine.with_adapter, known.adapter)
+        except NoSharingError:
+            self.give_back(base)
+            return None
+        except UserError as error:
+            self.give_back(base)
+            raise ApiError("unsupported", f"the model {known.name} cannot be opened: {error}", param="model") from error
+        except BaseException:
+            self.give_back(base)
+            raise
+        return ServedModel(known, engine, keep_alive=self.keep_alive, base=base)
 
     async def _make_room(self, known: KnownModel) -> None:
         """Close those that were not used for longest until the new one fits."""
@@ -164,7 +198,10 @@ class Shelf:
                 "start the server with a higher --memory",
                 param="model",
             )
-        while sum(served.known.header.bytes for served in self._served.values()) + wanted > self._memory:
+        while (
+            sum(served.known.header.bytes for served in self._served.values() if not served.base) + wanted
+            > self._memory
+        ):
             idle = [served for served in self._served.values() if not served.users]
             if not idle:
                 raise ApiError(
@@ -179,6 +216,8 @@ class Shelf:
         if self._served.get(served.known.name) is served:
             del self._served[served.known.name]
             await asyncio.to_thread(served.engine.close)
+            if served.base is not None:
+                self.give_back(served.base)
             log.info("closed", extra={"model": served.known.name})
 
     def _sweep_soon(self) -> None:

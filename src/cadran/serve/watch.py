@@ -4,9 +4,9 @@ import logging
 from functools import cached_property
 from time import time
 
-from cadran.serve.exchange import Exchange
+from cadran.serve.computed import Computed
 from cadran.serve.operations.metrics import Metrics
-from cadran.serve.passage import Computed, Passage, current_passage
+from cadran.serve.passage import Passage, current_passage
 from cadran.serve.rate_limit import RateLimits
 from cadran.serve.service import Service
 from cadran.serve.state.ledger import Ledger
@@ -33,23 +33,23 @@ class Watch:
         settings = service.settings
         self.limits = RateLimits(settings.requests_per_minute, settings.tokens_per_minute)
         self.metrics = Metrics(service, self.limits)
-        service.listeners.append(self.closed)
+        service.listeners.append(self.computed)
 
     @cached_property
     def _ledger(self) -> Ledger:
         return Ledger(self._service.database, self._service.settings.accounting_days)
 
-    def closed(self, exchange: Exchange) -> None:
-        """An exchange is over; called on the event loop, in the context of whoever it was for."""
-        computed, passage = Computed.of(exchange), current_passage()
-        self.metrics.computed(computed, exchange)
+    def computed(self, computed: Computed) -> None:
+        """Something is over; called on the event loop, in the context of whoever it was for."""
+        passage = current_passage()
+        self.metrics.computed(computed)
         key = passage.key if passage is not None else None
         if key is not None:
             self.limits.spend(key, computed.generated_tokens)
         if passage is not None:
             passage.computed.append(computed)
-            if self._service.settings.log_prompts:
-                passage.prompts.append(exchange.request.messages or exchange.request.prompt)
+            if self._service.settings.log_prompts and computed.asked is not None:
+                passage.prompts.append(computed.asked)
             if passage.over:  # an answer that outlived its request
                 log.info("computed", extra=_line(passage))
         self._ledger.put(

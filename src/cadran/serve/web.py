@@ -45,9 +45,10 @@ _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 _ABSENT = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Cadran</title>
-<p>The server works; its web chat has not been built. In the folder of Cadran, type:</p>
+<p>The server works; its web chat has not been built. In the folder of Cadran's sources, type:</p>
 <pre>python web/build.py</pre>
-<p>and load this page again. Without it, programs ask <code>/v1/chat/completions</code>.</p>
+<p>and load this page again; a copy that is installed elsewhere is then installed anew. Without the page, programs ask
+<code>/v1/chat/completions</code>.</p>
 </html>
 """
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cadran.errors import UserError
 
-ABI = 2
+ABI = 3
 """Of native/cadran.h; another number means that the library was built from other sources."""
 
 
@@ -48,7 +48,7 @@ class CBatch(ctypes.Structure):
 
     _fields_ = [
         *[(name, c_int32) for name in ("tokens", "sequences", "wide", "outputs")],
-        *[(name, c_void_p) for name in ("ids", "positions", "starts", "tables", "wanted")],
+        *[(name, c_void_p) for name in ("ids", "positions", "starts", "tables", "wanted", "adapters")],
     ]
 
 
@@ -133,6 +133,8 @@ def _describe(loaded: ctypes.CDLL) -> None:
         ),
         "cadran_block_bytes": (c_size_t, [c_void_p]),
         "cadran_weight_bytes": (c_size_t, [c_void_p]),
+        "cadran_add_adapter": (c_int32, [c_void_p, POINTER(Tensor), c_int32, c_char_p, c_size_t]),
+        "cadran_drop_adapter": (c_int32, [c_void_p, c_int32]),
         "cadran_copy_block": (c_int32, [c_void_p, c_int32, c_int32]),
         "cadran_read_block": (c_int32, [c_void_p, c_int32, c_void_p]),
         "cadran_write_block": (c_int32, [c_void_p, c_int32, c_void_p]),

@@ -28,7 +28,7 @@ from cadran.model.weight_files import weight_files
 _ROLES = {"model.embed_tokens.weight": 0, "model.embed_positions.weight": 1, "lm_head.weight": 2,
           "model.norm.weight": 3, "model.norm.bias": 4}  # fmt: skip
 _FREQUENCIES, _LOCAL_FREQUENCIES = 5, 6
-_MATRICES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+MATRICES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
              "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")  # fmt: skip
 _ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2}
 _MOST_HEAD_WIDTH = 512
@@ -75,10 +75,15 @@ def ensure_packed(model: Path) -> Path:
             raise UserError(said)
         if done.returncode:
             raise RuntimeError(f"repacking failed with status {done.returncode}: {done.stderr[-2000:]}")
-    for old in path.parent.glob(f"{path.name.split('-')[0]}-*"):
-        if not old.name.startswith(path.stem):  # of the same model before it was changed
-            old.unlink(missing_ok=True)
+    drop_older(path)
     return path
+
+
+def drop_older(path: Path) -> None:
+    """Remove what was repacked of the same model before it was changed."""
+    for old in path.parent.glob(f"{path.name.split('-')[0]}-*"):
+        if not old.name.startswith(path.stem):
+            old.unlink(missing_ok=True)
 
 
 def refusal(config: ModelConfig) -> str | None:
@@ -164,8 +169,8 @@ def shape_of(config: ModelConfig) -> dict[str, Any]:
 
 def _places(config: ModelConfig, names: Any) -> Iterator[tuple[str, int, int]]:
     """Name, role and layer of every parameter, in the order in which a pass reads them."""
-    roles = {f"{name}.weight": 16 + i for i, name in enumerate(_MATRICES)}
-    roles |= {f"{name}.bias": 23 + i for i, name in enumerate(_MATRICES)}
+    roles = {f"{name}.weight": 16 + i for i, name in enumerate(MATRICES)}
+    roles |= {f"{name}.bias": 23 + i for i, name in enumerate(MATRICES)}
     roles |= {"self_attn.q_norm.weight": 30, "self_attn.k_norm.weight": 31}
     before, after = config.norm_order != "post", config.norm_order != "pre"
     norms = {"input_layernorm": 32, "post_feedforward_layernorm": 38}

@@ -63,12 +63,7 @@ class NativeRunner:
         self.isa = isa or self._library.cadran_isa().decode()
         embedding = packed.tensors[packed.tensors[:, 0] == EMBEDDING]
         self._looked_up = 0 if shape["tied"] else int(embedding[:, 6].sum())
-        tensors = (Tensor * len(packed.tensors))()
-        for entry, (role, layer, kind, rows, columns, offset, length) in zip(
-            tensors, packed.tensors.tolist(), strict=True
-        ):
-            entry.role, entry.layer, entry.kind, entry.rows, entry.columns = role, layer, kind, rows, columns
-            entry.offset, entry.bytes = offset, length
+        tensors = _table(packed)
         self._model = self._library.cadran_open(
             ctypes.byref(Shape(**shape)),
             tensors,
@@ -168,6 +163,29 @@ class NativeRunner:
             raise RuntimeError(f"the core decoded nothing ({taken}): {error(self._library)}")
         return out[:taken]
 
+    def add_adapter(self, packed: Packed, data: bytes) -> int:
+        """Take low-rank maps, which act upon the sequences that name them in ``Batch.adapters``.
+
+        Args:
+            packed: where each of them lies in ``data``; see ``adapter.pack_adapter``.
+            data: of the whole file.
+
+        Returns:
+            The adapter's number, from 1.
+
+        Raises:
+            UserError: it is not of this model, or there is no memory for it.
+        """
+        tensors = _table(packed)
+        number = int(self._library.cadran_add_adapter(self._handle, tensors, len(tensors), data, len(data)))
+        if number < 0:
+            raise UserError(f"the adapter cannot be used ({error(self._library)}); give one of this very model")
+        return number
+
+    def drop_adapter(self, number: int) -> None:
+        """Forget an adapter that no sequence names any more."""
+        self._check(self._library.cadran_drop_adapter(self._handle, number))
+
     def copy(self, source: int, target: int, positions: int) -> None:
         """See ``Runner.copy``; the rest of the block is copied too, which nobody reads."""
         self._check(self._library.cadran_copy_block(self._handle, source, target))
@@ -210,9 +228,18 @@ class NativeRunner:
             raise RuntimeError(error(self._library))
 
 
+def _table(packed: Packed) -> "ctypes.Array[Tensor]":
+    tensors = (Tensor * len(packed.tensors))()
+    for entry, (role, layer, kind, rows, columns, offset, length) in zip(tensors, packed.tensors.tolist(), strict=True):
+        entry.role, entry.layer, entry.kind, entry.rows, entry.columns = role, layer, kind, rows, columns
+        entry.offset, entry.bytes = offset, length
+    return tensors
+
+
 def _described(batch: Batch) -> CBatch:
     """The batch as the core reads it; the arrays must outlive it."""
-    arrays = (batch.ids, batch.positions, batch.starts, batch.tables, batch.outputs)
+    arrays = [batch.ids, batch.positions, batch.starts, batch.tables, batch.outputs]
+    arrays += [] if batch.adapters is None else [batch.adapters]
     for array in arrays:
         if array.dtype != np.int32 or not array.flags.c_contiguous:
             raise TypeError("the arrays of a batch are contiguous and of int32")

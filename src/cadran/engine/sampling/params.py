@@ -100,10 +100,10 @@ class SamplingParams:
             raise UserError(f"mirostat's eta is {self.mirostat_eta}; give a number above 0 and up to 1, e.g. 0.1")
 
     def _check_penalties(self) -> None:
-        if not 0 < self.repetition_penalty <= 10:
+        if not 0.01 <= self.repetition_penalty <= 10:  # logits divided by almost nothing are no numbers
             raise UserError(
                 f"the repetition penalty is {self.repetition_penalty}; "
-                "give a number above 0 and up to 10, e.g. 1.1, or 1 for none"
+                "give a number from 0.01 to 10, e.g. 1.1, or 1 for none"
             )
         for name, penalty in (("presence", self.presence_penalty), ("frequency", self.frequency_penalty)):
             if not -10 <= penalty <= 10:

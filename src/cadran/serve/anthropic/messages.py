@@ -10,8 +10,9 @@ from cadran.serve.anthropic.message_body import message_body
 from cadran.serve.anthropic.message_stream import MessageHead, MessageStream
 from cadran.serve.anthropic.messages_request import MessagesRequest
 from cadran.serve.family import service_of
+from cadran.serve.large_body import BodyRoute, aside
 
-router = APIRouter(tags=["Anthropic"])
+router = APIRouter(tags=["Anthropic"], route_class=BodyRoute)
 
 _FIRST_VERSION = "2023-06-01"
 _CONTEXT_BETA = "model-context-window-exceeded"
@@ -20,7 +21,8 @@ _CONTEXT_BETA = "model-context-window-exceeded"
 @router.post("/v1/messages")
 async def messages(request: Request, body: MessagesRequest) -> Response:
     """Answer a conversation."""
-    exchange = await until_gone(request, service_of(request).begin(body.asked()))
+    asked = await aside(request, body.asked)
+    exchange = await until_gone(request, service_of(request).begin(asked))
     headers = {"request-id": _request_id(request)}
     stream = MessageStream(
         MessageHead(
@@ -41,7 +43,8 @@ async def messages(request: Request, body: MessagesRequest) -> Response:
 @router.post("/v1/messages/count_tokens")
 async def count_tokens(request: Request, body: MessagesRequest) -> Response:
     """Count the tokens that a conversation is read as."""
-    ids = await until_gone(request, service_of(request).prompt_ids(body.asked()))
+    asked = await aside(request, body.asked)
+    ids = await until_gone(request, service_of(request).prompt_ids(asked))
     return JSON({"input_tokens": len(ids)}, headers={"request-id": _request_id(request)})
 
 

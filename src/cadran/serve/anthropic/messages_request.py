@@ -12,6 +12,7 @@ from cadran.serve.anthropic.errors import NO_THREADS
 from cadran.serve.anthropic.tools import MOST_TOOLS, ToolChoiceSpec, ToolSpec, choice_of, tools_of
 from cadran.serve.api_error import ApiError
 from cadran.serve.asked import GenerateRequest
+from cadran.serve.large_body import piecewise
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,9 @@ class MessagesRequest(_Open):
 
     model: str = ""
     # Of the lists, the first wrong entry says enough: a complaint about each of millions would take gigabytes.
-    messages: Annotated[list[MessageSpec], Field(fail_fast=True)] = Field(min_length=1, max_length=MOST_MESSAGES)
+    messages: Annotated[
+        list[MessageSpec], Field(fail_fast=True, min_length=1, max_length=MOST_MESSAGES), piecewise(MessageSpec)
+    ]
     max_tokens: int | None = Field(default=None, ge=0)
     system: str | Blocks | None = None
     stream: bool | None = None

@@ -1,17 +1,18 @@
 """Routes that read every body as JSON, whatever type it claims: ``curl -d`` says that it sends a form."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import Request
-from fastapi.routing import APIRoute
 from starlette.responses import Response
 
+from cadran.serve.large_body import BodyRoute
 
-class JsonRoute(APIRoute):
+
+class JsonRoute(BodyRoute):
     """A route whose bodies are JSON."""
 
-    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """As FastAPI calls it."""
         handle = super().get_route_handler()
 

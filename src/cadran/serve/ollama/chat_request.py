@@ -1,13 +1,14 @@
 """The request of ``POST /api/chat`` and what it means. Source: api-contracts 7."""
 
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from cadran.serve.api_error import ApiError
 from cadran.serve.asked import GenerateRequest, Tool
 from cadran.serve.ide.open_body import OpenBody
+from cadran.serve.large_body import piecewise
 from cadran.serve.ollama.base_request import OllamaRequest
 
 
@@ -56,7 +57,7 @@ class ToolSpec(OpenBody):
 class ChatRequest(OllamaRequest):
     """The body."""
 
-    messages: list[ChatMessage] = Field(default_factory=list)
+    messages: Annotated[list[ChatMessage], Field(fail_fast=True), piecewise(ChatMessage)] = Field(default_factory=list)
     tools: list[ToolSpec] = Field(default_factory=list)
 
     def asked(self) -> GenerateRequest:

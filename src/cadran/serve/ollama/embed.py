@@ -54,7 +54,7 @@ class EmbeddingsRequest(OpenBody):
 @router.post("/api/embed")
 async def embed(request: Request, body: EmbedRequest) -> Response:
     """Texts as vectors of length one."""
-    return JSON(await until_gone(request, _embedded(service_of(request), body)))
+    return await asyncio.to_thread(JSON, await until_gone(request, _embedded(service_of(request), body)))
 
 
 @router.post("/api/embeddings")
@@ -70,8 +70,8 @@ async def _embedded(service: Service, body: EmbedRequest) -> dict[str, Any]:
         seconds_of(body.keep_alive)
     begun, texts = perf_counter(), body.texts
     vectors: list[list[float]] = []
-    tokens = 0
-    async with lent(service, body.model) as served:
+    async with lent(service, body.model) as loan:
+        served = loan.served
         loaded, engine, name = perf_counter() - begun, served.engine, served.known.name
         await keep(service, served, body.keep_alive)
         try:
@@ -79,15 +79,15 @@ async def _embedded(service: Service, body: EmbedRequest) -> dict[str, Any]:
                 some = texts[start : start + TOGETHER]
                 told, read = await asyncio.to_thread(_some, engine, some, body.truncate is True, body.dimensions)
                 vectors += told
-                tokens += read
+                loan.read(read)
         except UserError as error:
-            raise ApiError("invalid", str(error), param="input") from error
+            raise ApiError.of(error, "input") from error
     return {
         "model": body.model or name,
         "embeddings": vectors,
         "total_duration": round((perf_counter() - begun) * 1e9),
         "load_duration": round(loaded * 1e9),
-        "prompt_eval_count": tokens,
+        "prompt_eval_count": loan.prompt_tokens,
     }
 
 

@@ -34,13 +34,15 @@ class ShowRequest(OpenBody):
     verbose: bool | None = None
 
 
-@router.api_route("/api/version", methods=["GET", "HEAD"])
+@router.get("/api/version")
+@router.head("/api/version", include_in_schema=False)
 async def version() -> Response:
     """The version of Ollama whose interface this is."""
     return JSON({"version": VERSION})
 
 
-@router.api_route("/api/tags", methods=["GET", "HEAD"])
+@router.get("/api/tags")
+@router.head("/api/tags", include_in_schema=False)
 async def tags(request: Request) -> Response:
     """The models that may be asked; aliases are models of their own."""
     shelf = service_of(request).shelf

@@ -3,6 +3,7 @@
 Nothing is ever left out unasked.
 """
 
+import asyncio
 from dataclasses import replace
 
 from cadran.serve.asked import GenerateRequest, Message
@@ -55,7 +56,8 @@ async def truncated(service: Service, asked: GenerateRequest) -> GenerateRequest
             if excess <= 0:
                 break
             assert shorter.messages is not None
-            shorter = replace(shorter, messages=_cut(shorter.messages, tokenizer, excess))
+            cut = await asyncio.to_thread(_cut, shorter.messages, tokenizer, excess)
+            shorter = replace(shorter, messages=cut)
         return shorter
 
 

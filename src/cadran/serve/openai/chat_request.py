@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cadran.serve.api_error import ApiError
 from cadran.serve.asked import GenerateRequest, Message, Tool, ToolChoice
+from cadran.serve.large_body import piecewise
 from cadran.serve.openai.sampling_fields import SamplingFields
 
 _TAKEN = ("messages", "tools", "add_generation_prompt", "now")
@@ -47,7 +48,7 @@ class ChatMessage(_Open):
     """One turn."""
 
     role: Role
-    content: str | list[Part] | None = None
+    content: str | Annotated[list[Part], piecewise(Part)] | None = None
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
@@ -98,7 +99,7 @@ class Prediction(_Open):
 class ChatRequest(SamplingFields):
     """The body."""
 
-    messages: Annotated[list[ChatMessage], Field(fail_fast=True)] = Field(min_length=1)
+    messages: Annotated[list[ChatMessage], Field(fail_fast=True, min_length=1), piecewise(ChatMessage)]
     max_completion_tokens: int | None = Field(default=None, ge=-1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)

@@ -1,5 +1,6 @@
 """The request of ``POST /v1/completions`` and what it means. Source: api-contracts 2."""
 
+import asyncio
 from dataclasses import replace
 from typing import Annotated
 
@@ -112,7 +113,8 @@ class CompletionRequest(SamplingFields):
             return requests
         known = service.shelf.resolve(self.model, self.lora)
         async with service.shelf.lend(known) as served:
-            return tuple(self._with(request, served) for request in requests)
+            # A prompt may be long, and is encoded here.
+            return await asyncio.to_thread(lambda: tuple(self._with(request, served) for request in requests))
 
     def _with(self, request: GenerateRequest, served: ServedModel) -> GenerateRequest:
         tokenizer = served.engine.tokenizer

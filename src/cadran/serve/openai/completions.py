@@ -11,13 +11,14 @@ from cadran.serve.answering import JSON, StreamAnswer, until_gone
 from cadran.serve.collected import collect
 from cadran.serve.exchange import Exchange
 from cadran.serve.family import service_of
+from cadran.serve.large_body import BodyRoute
 from cadran.serve.openai.completion_answer import CompletionHead, CompletionStream, Prompt, completion_body
 from cadran.serve.openai.completion_request import CompletionRequest
 from cadran.serve.openai.fingerprint import fingerprint
 from cadran.serve.service import Service
 from cadran.tokenizer.tokenizer import Tokenizer
 
-router = APIRouter(tags=["OpenAI"])
+router = APIRouter(tags=["OpenAI"], route_class=BodyRoute)
 LONG = 2000
 """Characters from which a text is encoded in a thread, so that others do not wait."""
 

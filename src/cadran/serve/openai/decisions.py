@@ -14,6 +14,7 @@ from cadran.serve.answering import JSON, until_gone
 from cadran.serve.asked import GenerateRequest, Message
 from cadran.serve.family import service_of
 from cadran.serve.generation import render
+from cadran.serve.large_body import BodyRoute, aside
 from cadran.serve.lent import lent
 from cadran.serve.openai.decisions_request import (
     Choice,
@@ -30,7 +31,7 @@ from cadran.serve.openai.decisions_request import (
 from cadran.serve.openai.decisions_scoring import CandidateScores, score_candidates
 from cadran.serve.service import Service
 
-router = APIRouter(tags=["OpenAI"])
+router = APIRouter(tags=["OpenAI"], route_class=BodyRoute)
 
 METHOD = {
     "probabilities": "softmax over the exact log-probabilities of the candidates, each with the token that ends it",
@@ -58,7 +59,7 @@ class _Decided:
 @router.post("/v1/decisions")
 async def create_decision(request: Request, body: DecisionsRequest) -> Response:
     """Answer questions about an input by probability."""
-    messages = body.messages()
+    messages = await aside(request, body.messages)
     questions = [question.question(f"questions.{number}") for number, question in enumerate(body.questions)]
     decided = await until_gone(request, _decide(service_of(request), body.model, messages, questions))
     answers = [
@@ -92,12 +93,13 @@ async def create_system_one(request: Request, body: SystemOneRequest) -> Respons
 
 async def _decide(service: Service, model: str, messages: Sequence[Message], questions: Sequence[Question]) -> _Decided:
     """Score one question after the other: each begins with the input, which is read once."""
-    async with lent(service, model) as served:
-        scores = []
+    async with lent(service, model) as loan:
+        served, scores = loan.served, []
         for question in questions:
             asked = GenerateRequest(model, asked_about(messages, question), thinking=False)
             prompted = await render(asked, served)
             scores.append(await score_candidates(served.engine, prompted.ids, question.candidates))
+            loan.read(scores[-1].tokens, scores[-1].cached)
         return _Decided(model or served.known.name, scores)
 
 

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from cadran.serve.answering import JSON, until_gone
 from cadran.serve.api_error import ApiError
 from cadran.serve.family import service_of
+from cadran.serve.large_body import BodyRoute
 from cadran.serve.openai.sampling_fields import Ids, Texts
 from cadran.serve.openai.vectors import Input, Vectors, vectors
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-router = APIRouter(tags=["OpenAI"])
+router = APIRouter(tags=["OpenAI"], route_class=BodyRoute)
 INPUTS = 2048
 
 

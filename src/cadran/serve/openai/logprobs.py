@@ -13,9 +13,17 @@ LOWEST = -9999.0
 
 def chat_logprobs(tokenizer: Tokenizer, tokens: Sequence[Scored], top: int) -> list[dict[str, Any]]:
     """``choices[].logprobs.content``; a token that is no whole character has replacement text and its true bytes."""
+    texts: dict[int, tuple[str, list[int]]] = {}  # one for each token: the same ones are likely again and again
+
+    def entry(token: int, logprob: float | None) -> dict[str, Any]:
+        if token not in texts:
+            raw = tokenizer.token_bytes(token)
+            texts[token] = raw.decode("utf-8", errors="replace"), list(raw)
+        text, bytes = texts[token]
+        return {"token": text, "logprob": finite(logprob), "bytes": bytes}
+
     return [
-        _entry(tokenizer, scored.token, scored.logprob)
-        | {"top_logprobs": [_entry(tokenizer, id, logprob) for id, logprob in scored.top[:top]]}
+        entry(scored.token, scored.logprob) | {"top_logprobs": [entry(id, logprob) for id, logprob in scored.top[:top]]}
         for scored in tokens
     ]
 
@@ -109,8 +117,3 @@ def finite(logprob: float | None) -> float:
 def token_text(tokenizer: Tokenizer, token: int) -> str:
     """A token alone."""
     return tokenizer.token_bytes(token).decode("utf-8", errors="replace")
-
-
-def _entry(tokenizer: Tokenizer, token: int, logprob: float | None) -> dict[str, Any]:
-    raw = tokenizer.token_bytes(token)
-    return {"token": raw.decode("utf-8", errors="replace"), "logprob": finite(logprob), "bytes": list(raw)}

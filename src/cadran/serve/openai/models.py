@@ -64,7 +64,9 @@ def _named(service: Service, id: str) -> KnownModel:
 
 def _body(request: Request, service: Service, id: str, known: KnownModel, facts: Facts) -> dict[str, Any]:
     version = None if facts.digest is None else version_body(known, facts.digest)
-    return model_body(id, facts, base_address(request), version, service.settings.context)
+    body = model_body(id, facts, base_address(request), version, service.settings.context)
+    opened = any(served.known.name == known.name for served in service.shelf.served)
+    return body | {"status": {"value": "loaded" if opened else "unloaded"}}  # as llama.cpp's router tells it
 
 
 async def _facts(known: KnownModel, patience: float | None) -> Facts:

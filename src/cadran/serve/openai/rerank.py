@@ -13,9 +13,10 @@ from starlette.responses import Response
 
 from cadran.serve.answering import JSON, until_gone
 from cadran.serve.family import service_of
+from cadran.serve.large_body import BodyRoute
 from cadran.serve.openai.vectors import vectors
 
-router = APIRouter(tags=["OpenAI"])
+router = APIRouter(tags=["OpenAI"], route_class=BodyRoute)
 SCORE = "cosine of the mean final hidden states of query and document, -1 to 1"
 
 

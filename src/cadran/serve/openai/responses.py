@@ -14,6 +14,7 @@ from cadran.serve.api_error import ApiError
 from cadran.serve.asked import GenerateRequest
 from cadran.serve.exchange import Exchange
 from cadran.serve.family import service_of
+from cadran.serve.large_body import BodyRoute, aside
 from cadran.serve.openai.logprobs import chat_logprobs
 from cadran.serve.openai.responses_answer import ResponseHead
 from cadran.serve.openai.responses_desk import LiveResponse, desk_of, key_of, new_response_id
@@ -22,7 +23,7 @@ from cadran.serve.openai.responses_request import ResponsesRequest
 from cadran.serve.openai.responses_stream import ResponseStream, replay
 from cadran.serve.openai.responses_truncation import fitted
 
-router = APIRouter(tags=["OpenAI"])
+router = APIRouter(tags=["OpenAI"], route_class=BodyRoute)
 
 STORED_CHARACTERS = 16 << 20
 """Most characters of the items and tools of a request whose response is stored."""
@@ -38,7 +39,7 @@ async def create_response(request: Request, body: ResponsesRequest) -> Response:
     items, asked = await _asked(request, body, id)
     keep = desk.keeps and body.store is not False
     told = body.told(body.model, keep)
-    if keep and len(to_json(items)) + len(to_json(told)) > STORED_CHARACTERS:
+    if keep and await aside(request, lambda: len(to_json(items)) + len(to_json(told))) > STORED_CHARACTERS:
         raise ApiError("too_large", "the request is too large to be stored; send store false", param="store")
     exchange = await until_gone(request, service.begin(asked))
     try:
@@ -63,9 +64,10 @@ async def _asked(request: Request, body: ResponsesRequest, id: str) -> tuple[lis
     """The request's own items, and what all of the conversation asks for."""
     desk, key = desk_of(request), key_of(request)
     numbers = iter(range(0x8000, 1 << 32))  # far behind those of the output's items
-    items = read_items(body.input, lambda prefix: f"{prefix}_{id.removeprefix('resp_')}{next(numbers):04x}")
+    new_id = lambda prefix: f"{prefix}_{id.removeprefix('resp_')}{next(numbers):04x}"  # noqa: E731
+    items = await aside(request, lambda: read_items(body.input, new_id))
     conversation = await desk.conversation(body.previous_response_id, items, key)
-    asked = body.asked(conversation)
+    asked = await aside(request, lambda: body.asked(conversation))
     if body.truncation == "auto":
         asked = await until_gone(request, fitted(service_of(request), asked))
     return items, asked

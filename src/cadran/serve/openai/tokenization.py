@@ -1,10 +1,10 @@
 """``POST /tokenize``, ``/detokenize`` and ``/apply-template``, in the words of llama.cpp and of vLLM at once."""
 
 import asyncio
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 
 from cadran.errors import UserError
@@ -13,6 +13,7 @@ from cadran.serve.api_error import ApiError
 from cadran.serve.asked import GenerateRequest
 from cadran.serve.family import service_of
 from cadran.serve.generation import render
+from cadran.serve.large_body import BodyRoute, aside, piecewise
 from cadran.serve.openai.chat_request import ChatMessage, ChatRequest, ToolSpec
 from cadran.serve.openai.logprobs import token_text
 from cadran.serve.openai.sampling_fields import Ids
@@ -20,7 +21,7 @@ from cadran.serve.served_model import ServedModel
 from cadran.serve.service import Service
 from cadran.tokenizer.tokenizer import Tokenizer
 
-router = APIRouter(tags=["OpenAI"])
+router = APIRouter(tags=["OpenAI"], route_class=BodyRoute)
 
 
 class TokenizeRequest(BaseModel):
@@ -31,7 +32,7 @@ class TokenizeRequest(BaseModel):
     model: str = ""
     content: str | None = None
     prompt: str | None = None
-    messages: list[ChatMessage] | None = None
+    messages: Annotated[list[ChatMessage], Field(fail_fast=True), piecewise(ChatMessage)] | None = None
     tools: list[ToolSpec] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     continue_final_message: bool | None = None
@@ -87,11 +88,11 @@ class DetokenizeRequest(BaseModel):
 @router.post("/tokenize")
 async def tokenize(request: Request, body: TokenizeRequest) -> Response:
     """The tokens of a text or of a conversation."""
-    return await until_gone(request, _tokenized(service_of(request), body))
+    conversation = await aside(request, body.conversation)
+    return await until_gone(request, _tokenized(service_of(request), body, conversation))
 
 
-async def _tokenized(service: Service, body: TokenizeRequest) -> Response:
-    conversation = body.conversation()
+async def _tokenized(service: Service, body: TokenizeRequest, conversation: GenerateRequest | None) -> Response:
     text = body.text() if conversation is None else ""
     async with service.shelf.lend(service.shelf.resolve(body.model)) as served:
         if conversation is not None:
@@ -141,7 +142,7 @@ async def detokenize(request: Request, body: DetokenizeRequest) -> Response:
 @router.post("/apply-template")
 async def apply_template(request: Request, body: ChatRequest) -> Response:
     """A conversation as the model reads it."""
-    service, asked = service_of(request), body.asked()
+    service, asked = service_of(request), await aside(request, body.asked)
 
     async def prompt() -> str:
         async with service.shelf.lend(service.shelf.resolve(asked.model, asked.adapter)) as served:

@@ -5,18 +5,16 @@ Between two of the batches others are served, and a client that has gone away is
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cadran.engine.engine import Engine
 from cadran.errors import UserError
 from cadran.serve.api_error import ApiError
+from cadran.serve.lent import lent
 from cadran.serve.service import Service
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     import numpy as np
     from numpy.typing import NDArray
 
@@ -57,25 +55,16 @@ async def vectors(
     """
     import numpy as np
 
-    known = service.shelf.resolve(model)
-    async with _place(service), service.shelf.lend(known) as served:
-        engine = served.engine
+    async with lent(service, model) as loan:
+        engine, rows = loan.served.engine, []
         try:
             sequences = await asyncio.to_thread(_sequences, engine, inputs, param, longest)
-            rows = [await asyncio.to_thread(engine.embed, batch) for batch in _batches(sequences)]
+            for batch in _batches(sequences):
+                loan.read(sum(map(len, batch)) + len(batch) * len(engine.opening_ids))
+                rows.append(await asyncio.to_thread(engine.embed, batch))
         except UserError as error:
-            raise ApiError("invalid", str(error), param=param) from error
-        tokens = sum(map(len, sequences)) + len(sequences) * len(engine.opening_ids)
-        return Vectors(np.concatenate(rows), model or known.name, tokens)
-
-
-@asynccontextmanager
-async def _place(service: Service) -> "AsyncIterator[None]":
-    await service.admission.enter()
-    try:
-        yield
-    finally:
-        service.admission.leave()
+            raise ApiError.of(error, param) from error
+        return Vectors(np.concatenate(rows), model or loan.served.known.name, loan.prompt_tokens)
 
 
 def _sequences(engine: Engine, inputs: Sequence[Input], param: str, longest: int | None) -> list[list[int]]:

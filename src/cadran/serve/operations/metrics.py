@@ -7,10 +7,9 @@ from itertools import pairwise
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
-from cadran.serve.exchange import Exchange
+from cadran.serve.computed import Computed
 from cadran.serve.operations.compatible_metrics import CompatibleMetrics
 from cadran.serve.operations.gauges import Gauges
-from cadran.serve.passage import Computed
 from cadran.serve.rate_limit import RateLimits
 from cadran.serve.service import Service
 
@@ -51,17 +50,16 @@ class Metrics:
         if service.settings.metrics_compat:
             registry.register(CompatibleMetrics(registry))
 
-    def computed(self, computed: Computed, exchange: Exchange) -> None:
-        """Count an answer that is over."""
+    def computed(self, computed: Computed) -> None:
+        """Count what is over."""
         model = computed.model
         self._queue.labels(model).observe(computed.queued)
         self._whole.labels(model).observe(computed.seconds)
         if computed.first_token is not None:
             self._first.labels(model).observe(computed.queued + computed.loaded + computed.first_token)
-        if exchange.request.answers == 1:  # the pieces of several answers come mixed
-            between = self._between.labels(model)
-            for earlier, later in pairwise(exchange.stamps):
-                between.observe(later - earlier)
+        between = self._between.labels(model)
+        for earlier, later in pairwise(computed.stamps):
+            between.observe(later - earlier)
         self._prompt.labels(model).inc(computed.prompt_tokens)
         self._generated.labels(model).inc(computed.generated_tokens)
         self._cached.labels(model).inc(computed.cached_tokens)

@@ -55,7 +55,7 @@ class PredictionInput(BaseModel):
     top_k: Whole = Field(default=50, ge=-1, description="Number of likeliest tokens that are kept; 0 keeps all.")
     presence_penalty: float = Field(default=0.0, ge=-10, le=10, description="On tokens that the answer has already.")
     frequency_penalty: float = Field(default=0.0, ge=-10, le=10, description="On them, for each time.")
-    repetition_penalty: float = Field(default=1.0, gt=0, le=10, description="On all tokens so far; 1 is none.")
+    repetition_penalty: float = Field(default=1.0, ge=0.01, le=10, description="On all tokens so far; 1 is none.")
     length_penalty: float = Field(default=1.0, description="Has no effect without beam search.")
     stop_sequences: str | Texts = Field(default="", description="Texts that end the answer, with commas between.")
     seed: Whole | None = Field(default=None, description="Of the random numbers; empty for another one each time.")

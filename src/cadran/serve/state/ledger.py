@@ -41,7 +41,7 @@ class Ledger:
         database.on_close(self.close)
 
     def put(self, row: Row) -> None:
-        """Account for an answer. Never waits."""
+        """Account for what was computed. Never waits."""
         try:
             self._rows.put_nowait(row)
         except Full:

@@ -1,4 +1,4 @@
-"""Request accounting: what every answer took, and for whom. Nothing of what was said."""
+"""Request accounting: what was computed, and for whom. Nothing of what was said."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -13,12 +13,12 @@ Serial = BigInteger().with_variant(Integer, "sqlite")
 
 
 class Usage(Base):
-    """An answer that is over.
+    """An answer that is over, or texts that were embedded, ranked or decided about: those generate nothing.
 
     Attributes:
         at: when it ended, seconds since 1970.
         key: name of the API key; None where none is needed.
-        model: name of the model that answered.
+        model: name of the model that computed.
         route: template of the path that was asked.
         prompt_tokens, cached_tokens, generated_tokens: as the client was told.
         seconds: from the request's arrival to its end.

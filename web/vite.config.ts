@@ -27,5 +27,6 @@ export default defineConfig({
     chunkSizeWarningLimit: 700,
   },
   server: { proxy: { "/v1": server, "/api": server, "/health": server } },
-  test: { include: ["tests/**/*.test.ts"] },
+  // One process for all: starting one for each file takes longer than the tests.
+  test: { include: ["tests/**/*.test.ts"], isolate: false, fileParallelism: false },
 });

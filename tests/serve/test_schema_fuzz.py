@@ -29,7 +29,8 @@ def sender(name: str, asked: Counter[str], failed: list[str]) -> Callable[[schem
         case.headers = {**(case.headers or {}), "prefer": "wait=1"}
         answer = case.call(timeout=30)
         asked[name] += 1
-        if answer.status_code >= 500 and answer.status_code != 501:  # which says that there is no such thing here
+        # 501 says that there is no such thing here, 504 that the deadline has passed, as it may on a busy machine.
+        if answer.status_code >= 500 and answer.status_code not in (501, 504):
             failed.append(f"{name}: {answer.status_code} {answer.text[:200]} to {case.as_curl_command()[:600]}")
 
     return send
@@ -50,5 +51,5 @@ def test_no_request_makes_the_server_fail(tiny: Path, tmp_path: Path) -> None:
         live.settle()
     finally:
         live.close()
-    assert failed == []
+    assert not failed, "\n".join(failed)
     assert len(asked) > 30 and min(asked.values()) >= 1

@@ -31,6 +31,20 @@ describe("export and import", () => {
     expect(after!.messages[first!.rival!]).toMatchObject({ text: "Yo", liked: false, rival: first!.id });
   });
 
+  test("what an answer took and why it failed come back, and damaged figures do not", () => {
+    const before = conversation();
+    const measures = { promptTokens: 3, generatedTokens: 5, cachedTokens: 0, firstToken: 0.1, generating: 0.4 };
+    before.messages["a"]!.measures = measures;
+    Object.assign(before.messages["b"]!, { ending: "failed", failure: "gone", failureKind: "offline" });
+    const [after] = fromJson(toJson([before]));
+    const read = Object.values(after!.messages);
+    expect(read.find(({ text }) => text === "Hello")?.measures).toEqual(measures);
+    expect(read.find(({ text }) => text === "Yo")).toMatchObject({ failure: "gone", failureKind: "offline" });
+    const damaged = fromJson(toJson([before]).replace('"promptTokens": 3', '"promptTokens": "x"').replace("offline", "odd"));
+    const found = Object.values(damaged[0]!.messages);
+    expect(found.every(({ measures, failureKind }) => measures === undefined && failureKind === undefined)).toBe(true);
+  });
+
   test("importing twice gives two conversations", () => {
     const text = toJson([conversation()]);
     expect(fromJson(text)[0]?.id).not.toBe(fromJson(text)[0]?.id);

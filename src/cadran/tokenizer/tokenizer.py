@@ -33,6 +33,7 @@ SPECIAL_TOKENS = (END_OF_TEXT, IM_START, IM_END, PAD, FIM_PREFIX, FIM_MIDDLE, FI
 """In the order of their ids, 0 to 6, in the tokenizers trained here."""
 
 BATCH_CHARACTERS = 4 << 20  # the library keeps about 150 bytes a token until a batch is done
+LONG_CHARACTERS = 10_000  # a few milliseconds of encoding
 
 
 MARK = re.compile(r"<\|.*\|>|<｜.*｜>", re.DOTALL)
@@ -148,6 +149,8 @@ class Tokenizer:
         }
         if chat:
             configuration["chat_template"] = CHAT_TEMPLATE
+        if "fim_order" in self.config:  # in which it was taught to fill gaps: see fill_in_the_middle
+            configuration["fim_order"] = self.config["fim_order"]
         return configuration
 
     @contextmanager
@@ -181,8 +184,10 @@ class Tokenizer:
             if number:
                 sleep(0)  # between the pieces of a long text other threads have their turn
             with self._encoder([text], special) as core:
-                some: list[int] = core.encode(piece, add_special_tokens=False).ids
-            ids += some
+                if len(piece) < LONG_CHARACTERS:
+                    ids += core.encode(piece, add_special_tokens=False).ids
+                else:  # as a batch of one it lets other threads run meanwhile
+                    ids += core.encode_batch_fast([piece], add_special_tokens=False)[0].ids
         return ids
 
     def _pieces(self, text: str) -> Iterable[str]:

@@ -1,6 +1,7 @@
 // What can go wrong between the page and the server, in the few kinds that a person can do something about.
 
-export type FailureKind = "offline" | "overloaded" | "key" | "refused" | "broken";
+export const FAILURE_KINDS = ["offline", "overloaded", "key", "refused", "broken"] as const;
+export type FailureKind = (typeof FAILURE_KINDS)[number];
 
 export class Failure extends Error {
   readonly kind: FailureKind;

@@ -2,6 +2,9 @@
 
 import type { Chat } from "../state/chat.svelte";
 
+/** Where the conversations are a drawer over the page. */
+export const NARROW = "(max-width: 52rem)";
+
 export function shortcut(event: KeyboardEvent, chat: Chat): void {
   if (event.defaultPrevented || event.isComposing) return;
   const command = event.ctrlKey || event.metaKey;
@@ -34,7 +37,7 @@ function plain({ key, code, altKey, target }: KeyboardEvent, chat: Chat): Action
 }
 
 function search(chat: Chat): void {
-  chat.drawer = true;
+  chat.drawer = matchMedia(NARROW).matches;
   setTimeout(() => document.getElementById("search")?.focus());
 }
 
@@ -43,4 +46,10 @@ export function begin(chat: Chat): void {
   chat.library.begin();
   chat.drawer = false;
   setTimeout(() => document.getElementById("message")?.focus());
+}
+
+/** Whether a key sends what is written. Keyboards on glass have no Shift+Enter: there Enter begins a line. */
+export function sends({ key, isComposing, shiftKey, ctrlKey }: KeyboardEvent): boolean {
+  if (key !== "Enter" || isComposing || shiftKey) return false;
+  return ctrlKey || !matchMedia("(hover: none)").matches;
 }

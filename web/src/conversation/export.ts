@@ -1,10 +1,11 @@
 // Conversations as files: JSON keeps everything and can be read back, Markdown is for people.
 
+import { FAILURE_KINDS } from "../api/failure";
 import { SAMPLING_FIELDS, DEFAULT_SAMPLING, type Sampling } from "../api/sampling";
 import { withAttachments } from "./attachment";
 import type { Conversation } from "./conversation";
 import { freshId } from "./fresh_id";
-import type { Attachment, Message } from "./message";
+import type { Attachment, Measures, Message } from "./message";
 import { path } from "./tree";
 
 const FORMAT = "cadran-conversations";
@@ -117,10 +118,23 @@ function readMessage(value: unknown, id: string, rename: (id: unknown) => string
   if (typeof value["liked"] === "boolean") message.liked = value["liked"];
   const { ending, verdict } = value;
   if (ending === "stop" || ending === "length" || ending === "stopped" || ending === "failed") message.ending = ending;
+  if (typeof value["failure"] === "string") message.failure = value["failure"];
+  const kind = FAILURE_KINDS.find((known) => known === value["failureKind"]);
+  if (kind !== undefined) message.failureKind = kind;
+  const measures = readMeasures(value["measures"]);
+  if (measures !== null) message.measures = measures;
   const rival = rename(value["rival"]);
   if (rival !== null) message.rival = rival;
   if (verdict === "chosen" || verdict === "rejected" || verdict === "equal") message.verdict = verdict;
   return message;
+}
+
+const MEASURES = ["promptTokens", "generatedTokens", "cachedTokens", "firstToken", "generating"] as const;
+
+function readMeasures(value: unknown): Measures | null {
+  if (!isObject(value)) return null;
+  const numbers = MEASURES.map((name) => [name, asNumber(value[name])] as const);
+  return numbers.every(([, number]) => number !== null && number >= 0) ? (Object.fromEntries(numbers) as unknown as Measures) : null;
 }
 
 function readSampling(value: unknown): Sampling {

@@ -1,5 +1,6 @@
 // One turn of a conversation, and what is known about how it came to be.
 
+import type { FailureKind } from "../api/failure";
 import type { FinishReason } from "../api/generated";
 
 /** How an answer ended: by itself, at the token limit, by the reader, or by a failure. */
@@ -37,6 +38,7 @@ export interface Message {
   reasoning?: string;
   ending?: Ending;
   failure?: string;
+  failureKind?: FailureKind;
   measures?: Measures;
   liked?: boolean;
   /** The other answer that it stands beside until one of them is chosen. */

@@ -92,6 +92,7 @@ export const english = {
   waiting: "Reading the prompt",
   answered: "The answer is complete.",
   reasoning: "Reasoning",
+  empty: "The model had nothing to say.",
   stopped: "Stopped.",
   cut: "The limit was reached.",
   wasInterrupted: "Interrupted.",

@@ -14,12 +14,13 @@ import { add, show } from "../conversation/tree";
 import type { Library } from "./library.svelte";
 import type { Models } from "./models.svelte";
 import type { Scores } from "./scores.svelte";
+import type { Tabs } from "./tabs.svelte";
 
 /** Milliseconds between two changes of the page: pieces that come faster are shown together. */
 const FRAME = 40;
 
 export class Answering {
-  /** Why answers failed, by message; forgotten with the page, the sentence itself is kept in the message. */
+  /** Why answers failed, by message; forgotten with the page, the kind and the sentence are kept in the message. */
   readonly failures = new SvelteMap<string, Failure>();
   /** Called with every answer that is over. */
   onend: (message: Message, conversation: Conversation) => void = () => undefined;
@@ -27,15 +28,18 @@ export class Answering {
   readonly #library: Library;
   readonly #models: Models;
   readonly #scores: Scores;
+  readonly #tabs: Tabs;
   readonly #running = new SvelteSet<string>();
   readonly #stops = new Map<string, AbortController>();
   #leaving = false;
 
-  constructor(client: Client, library: Library, models: Models, scores: Scores) {
+  constructor(client: Client, library: Library, models: Models, scores: Scores, tabs: Tabs) {
     this.#client = client;
     this.#library = library;
     this.#models = models;
     this.#scores = scores;
+    this.#tabs = tabs;
+    tabs.onstop = (messages) => messages.forEach((id) => this.#stops.get(id)?.abort());
     // Browsers cut the answer off before they take the page away: that is no failure of the server's.
     addEventListener("beforeunload", () => {
       this.#leaving = true;
@@ -43,18 +47,19 @@ export class Answering {
     });
   }
 
-  /** Whether an answer is under way. */
+  /** Whether an answer is under way, here or in another tab. */
   runs(message: string): boolean {
-    return this.#running.has(message);
+    return this.#running.has(message) || this.#tabs.answers(message);
   }
 
   /** Whether the conversation has an answer under way. */
   busy(conversation: Conversation): boolean {
-    return [...this.#running].some((id) => id in conversation.messages);
+    return [...this.#running, ...this.#tabs.elsewhere].some((id) => id in conversation.messages);
   }
 
   stop(conversation: Conversation): void {
     for (const [id, stop] of this.#stops) if (id in conversation.messages) stop.abort();
+    this.#tabs.stop(this.#tabs.elsewhere.filter((id) => id in conversation.messages));
   }
 
   /** Say something below a message (null for the beginning) and have it answered. */
@@ -76,7 +81,7 @@ export class Answering {
       void this.#run(conversation, second, false);
     }
     void this.#run(conversation, first, false);
-    this.#library.changed(conversation);
+    void this.#library.changed(conversation);
   }
 
   /** Try a failed answer again, in its place. */
@@ -91,12 +96,15 @@ export class Answering {
 
   async #run(conversation: Conversation, answer: Message, continues: boolean): Promise<void> {
     const id = answer.id;
-    if (this.#running.has(id)) return;
+    if (this.runs(id)) return;
     const stop = new AbortController();
     this.#stops.set(id, stop);
     this.#running.add(id);
+    this.#tabs.answering([...this.#running]);
     delete answer.ending;
     delete answer.failure;
+    delete answer.failureKind;
+    if (!continues) delete answer.reasoning;
     this.failures.delete(id);
     if (continues) await this.#scores.load(id);
     const writing = new Writing(answer, continues ? (this.#scores.of(id) ?? []) : [], this.#scores, () =>
@@ -116,15 +124,18 @@ export class Answering {
       ending = "failed";
       this.failures.set(id, failure);
       answer.failure = failure.message;
+      answer.failureKind = failure.kind;
       if (failure.kind === "offline") this.#models.lost();
     } finally {
       writing.end();
       answer.ending = ending;
       this.#running.delete(id);
       this.#stops.delete(id);
-      this.#library.changed(conversation);
-      void this.#scores.keep(id);
-      this.onend(answer, conversation);
+      if (!this.#library.removed(conversation)) {
+        this.onend(answer, conversation);
+        await Promise.all([this.#library.changed(conversation), this.#scores.keep(id)]);
+      }
+      this.#tabs.answering([...this.#running]);
     }
   }
 

@@ -12,6 +12,7 @@ import { Models } from "./models.svelte";
 import { Notices } from "./notices.svelte";
 import { Preferences } from "./preferences.svelte";
 import { Scores } from "./scores.svelte";
+import { Tabs } from "./tabs.svelte";
 import { Voting, type Verdict } from "./voting";
 
 export type Panel = "settings" | "shortcuts" | null;
@@ -33,9 +34,16 @@ export class Chat {
   constructor(database: Database, conversations: Conversation[]) {
     this.client = new Client(() => this.preferences.key);
     this.models = new Models(this.client);
-    this.library = new Library(database, conversations);
+    const tabs = new Tabs();
+    this.library = new Library(database, tabs, conversations);
     this.scores = new Scores(database);
-    this.answering = new Answering(this.client, this.library, this.models, this.scores);
+    this.answering = new Answering(this.client, this.library, this.models, this.scores, tabs);
+    tabs.onended = (messages) => this.scores.unload(messages);
+    tabs.onforgotten = (id) => {
+      const gone = this.library.all.find((conversation) => conversation.id === id);
+      if (gone) this.answering.stop(gone);
+      this.library.drop(id);
+    };
     this.#voting = new Voting(this.client);
     this.answering.onend = (message) => {
       if (message.ending !== "failed") this.notices.whisper = `${this.language.t.answered} ${message.text}`;
@@ -46,6 +54,10 @@ export class Chat {
     const database = await openDatabase();
     const chat = new Chat(database, await database.conversations().catch(() => []));
     void chat.models.load();
+    // A model may have been fetched meanwhile.
+    document.addEventListener("visibilitychange", () => {
+      if (document.visibilityState === "visible") void chat.models.load();
+    });
     return chat;
   }
 
@@ -59,20 +71,21 @@ export class Chat {
   }
 
   async like(answer: Message, liked: boolean): Promise<void> {
-    await this.#vote(this.#voting.thumb(this.conversation, answer, liked, this.language.code));
+    const conversation = this.conversation;
+    await this.#vote(conversation, this.#voting.thumb(conversation, answer, liked, this.language.code));
   }
 
   async choose(answer: Message, verdict: Verdict): Promise<void> {
     const conversation = this.conversation;
     const said = this.#voting.choose(conversation, answer, verdict, this.language.code);
-    this.library.changed(conversation);
-    await this.#vote(said);
+    void this.library.changed(conversation);
+    await this.#vote(conversation, said);
   }
 
-  async #vote(vote: Promise<boolean>): Promise<void> {
+  async #vote(conversation: Conversation, vote: Promise<boolean>): Promise<void> {
     try {
       const told = await vote;
-      this.library.changed(this.conversation);
+      void this.library.changed(conversation);
       if (told) this.notices.say(this.language.t.voted);
     } catch {
       this.notices.say(this.language.t.notVoted);

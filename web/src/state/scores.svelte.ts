@@ -23,6 +23,11 @@ export class Scores {
     if (!this.#tokens.has(message)) this.#tokens.set(message, tokens);
   }
 
+  /** Have them read again: another tab has written them. */
+  unload(messages: string[]): void {
+    for (const message of messages) this.#tokens.delete(message);
+  }
+
   /** Replace them; a new list, so that readers notice. */
   set(message: string, tokens: ScoredToken[]): void {
     this.#tokens.set(message, tokens);

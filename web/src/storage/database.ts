@@ -3,13 +3,24 @@
 
 import type { ScoredToken } from "../api/scored_token";
 import type { Conversation } from "../conversation/conversation";
+import { merged } from "../conversation/merge";
 
 const NAME = "cadran";
 const VERSION = 1;
 
 export interface Database {
   conversations(): Promise<Conversation[]>;
-  keep(conversation: Conversation): Promise<void>;
+  /** Undefined when it was never kept, or forgotten since. */
+  conversation(id: string): Promise<Conversation | undefined>;
+  /**
+   * Keep a conversation together with what other tabs have kept since.
+   *
+   * @param known what this tab last saw of it in the store, undefined when it is new.
+   * @returns what is kept now; null when another tab has forgotten it, and then it stays forgotten.
+   */
+  keep(conversation: Conversation, known: Conversation | undefined): Promise<Conversation | null>;
+  /** Keep it as it is and at once, because the page is going away and nothing that is read now would still come. */
+  keepLast(conversation: Conversation): Promise<void>;
   /** Forget a conversation and the tokens of its messages. */
   forget(conversation: Conversation): Promise<void>;
   tokens(message: string): Promise<ScoredToken[]>;
@@ -48,7 +59,29 @@ class Stored implements Database {
     return this.#read("conversations", (store) => store.getAll() as IDBRequest<Conversation[]>);
   }
 
-  keep(conversation: Conversation): Promise<void> {
+  conversation(id: string): Promise<Conversation | undefined> {
+    return this.#read("conversations", (store) => store.get(id) as IDBRequest<Conversation | undefined>);
+  }
+
+  // One transaction, so that no other tab can write between the reading and the writing.
+  keep(conversation: Conversation, known: Conversation | undefined): Promise<Conversation | null> {
+    return new Promise((resolve, reject) => {
+      let kept: Conversation | null = null;
+      const transaction = this.#database.transaction("conversations", "readwrite");
+      transaction.oncomplete = () => resolve(kept);
+      transaction.onabort = () => reject(transaction.error ?? new Error("not written"));
+      const store = transaction.objectStore("conversations");
+      const reading = store.get(conversation.id) as IDBRequest<Conversation | undefined>;
+      reading.onsuccess = () => {
+        const theirs = reading.result;
+        if (theirs === undefined && known !== undefined) return;
+        kept = theirs === undefined ? conversation : merged(known, conversation, theirs);
+        store.put(kept);
+      };
+    });
+  }
+
+  keepLast(conversation: Conversation): Promise<void> {
     return this.#write(["conversations"], (transaction) => {
       transaction.objectStore("conversations").put(conversation);
     });
@@ -98,7 +131,13 @@ class Remembered implements Database {
     return [];
   }
 
-  async keep(): Promise<void> {}
+  async conversation(): Promise<undefined> {}
+
+  async keep(conversation: Conversation): Promise<Conversation> {
+    return conversation;
+  }
+
+  async keepLast(): Promise<void> {}
 
   async forget(): Promise<void> {}
 

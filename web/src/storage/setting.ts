@@ -16,3 +16,21 @@ export function keepSetting(name: string, value: string): void {
     // It is a convenience; nothing depends on it.
   }
 }
+
+/** Where a reader was: each tab comes back to its own place, a new one begins where the last one was. */
+export function readPlace(name: string): string | null {
+  try {
+    return sessionStorage.getItem(`cadran.${name}`) ?? readSetting(name);
+  } catch {
+    return readSetting(name);
+  }
+}
+
+export function keepPlace(name: string, value: string): void {
+  keepSetting(name, value);
+  try {
+    sessionStorage.setItem(`cadran.${name}`, value);
+  } catch {
+    // As above.
+  }
+}

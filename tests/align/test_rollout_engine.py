@@ -172,3 +172,29 @@ def test_an_untied_head_of_an_adapter_is_packed_as_such() -> None:
     changed(model)
     trainer, engine = mismatch(model, drawn(NativeRollouts(model, "f32")))
     assert (trainer - engine).abs().max() < 2e-4
+
+
+@needs_core
+def test_a_frozen_base_is_laid_out_once_and_the_adapter_brought_as_it_is_now() -> None:
+    model = adapted()
+    source = NativeRollouts(model, "f32")
+    trainer, engine = mismatch(model, drawn(source))
+    first = source._opened(1)
+    changed(model)  # a step of the optimizer
+    assert (mismatch(model, drawn(source))[0] - mismatch(model, drawn(source))[1]).abs().max() < 2e-4
+    assert (trainer - engine).abs().max() < 2e-4 and source._opened(1) is first
+    with torch.no_grad():
+        model.get_parameter("model.norm.weight").mul_(1.5)  # frozen, and changed nevertheless
+    trainer, engine = mismatch(model, drawn(source))
+    assert (trainer - engine).abs().max() < 2e-4 and source._opened(1) is not first
+    source.close()
+
+
+@needs_core
+def test_what_is_more_than_low_rank_maps_is_merged() -> None:
+    model = policy()
+    add_adapter(model, LoraConfig(rank=2, dora=True), 0)
+    changed(model)
+    source = NativeRollouts(model, "f32")
+    trainer, engine = mismatch(model, drawn(source))
+    assert (trainer - engine).abs().max() < 2e-4 and source._base is None

@@ -6,16 +6,28 @@ it, because the blocks that hold them, and the tree that remembers them, end wit
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Literal, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
+from cadran.engine.native.adapter import pack_active
 from cadran.engine.native.layout import Kind
 from cadran.engine.native.library import Unavailable
 from cadran.engine.native.repack import Repacked
-from cadran.engine.runner import Runner
+from cadran.engine.runner import Batch, Ints, Runner
+from cadran.engine.sampler import Sampler
 from cadran.engine.threads import usable_threads
 from cadran.engine.torch_runner import TorchRunner
 from cadran.errors import UserError
+from cadran.model.lora import active_adapter
+from cadran.model.lora_linear import Adapted
 from cadran.model.transformer import Transformer
+
+if TYPE_CHECKING:
+    from cadran.engine.native.packed_file import Packed
+    from cadran.engine.native.runner import NativeRunner
 
 BLOCK_SIZE = 32
 MOST_POSITIONS = 65_536
@@ -70,7 +82,10 @@ class TorchRollouts:
 
 
 class NativeRollouts:
-    """A copy of the policy in the compiled core: adapters merged, matrices in float32 or rounded to INT8 blocks.
+    """A copy of the policy in the compiled core, matrices in float32 or rounded to INT8 blocks.
+
+    Where an adapter is all that is trained, the base is laid out once and stays open, and each draw brings the factors
+    of the adapter as they are then, in float32. Else adapters are merged, and what has changed is laid out anew.
 
     Rounded weights are another policy than the one that is trained, by a little: the importance correction makes up
     for it, and the figure ``mismatch`` says how much it was.
@@ -102,26 +117,117 @@ class NativeRollouts:
         self.name = f"native {precision}"
         self.activations, self.threads = activations, threads or usable_threads()
         self._exact = precision == "f32"
-        self._copy = Repacked(model, Kind.F32 if self._exact else Kind.I8)
-        self._context = model.config.context
+        self._model, self._context = model, model.config.context
+        self._kind = Kind.F32 if self._exact else Kind.I8
+        self._copy = Repacked(model, self._kind)
+        self._base: _OpenBase | None = None
 
     @contextmanager
     def runner(self, sequences: int, positions: int) -> Iterator[Runner]:
-        """See ``RolloutSource.runner``; the weights that changed since the last time are packed first."""
-        from cadran.engine.native.runner import NativeRunner
-
-        packed, path = self._copy.refresh()
+        """See ``RolloutSource.runner``; what has changed since the last time is packed first."""
         blocks = _blocks(sequences, positions, self._context)
-        kv = "f32" if self._exact else "f16"
-        runner = NativeRunner(packed, path, self.threads, None, kv, blocks, self.activations)
+        if (factors := self._factors()) is not None:
+            base = self._opened(blocks)
+            number = base.add_adapter(*factors)
+            try:
+                yield Adapting(base, number)
+            finally:
+                base.drop_adapter(number)
+            return
+        runner = self._run(self._copy, blocks)
         try:
             yield runner
         finally:
             runner.close()
 
+    def _factors(self) -> "tuple[Packed, bytes] | None":
+        """The adapter, when it is all that is trained and the core applies such ones."""
+        name = active_adapter(self._model)
+        of_adapters = {id(p) for m in self._model.modules() if isinstance(m, Adapted) for p in m.adapters.parameters()}
+        if name is None or any(p.requires_grad and id(p) not in of_adapters for p in self._model.parameters()):
+            return None
+        try:
+            return pack_active(self._model, name)
+        except Unavailable:
+            return None
+
+    def _opened(self, blocks: int) -> "NativeRunner":
+        """The base in the core; opened anew when it has changed, or needs more blocks."""
+        base = self._base
+        if base is None or base.copy.state != base.state or base.runner.blocks < blocks:
+            if base is not None:
+                base.runner.close()
+            copy = Repacked(self._model, self._kind, merged=False)
+            base = self._base = _OpenBase(copy, self._run(copy, blocks), copy.state)
+            copy.close()  # what runs it has read it
+        return base.runner
+
+    def _run(self, copy: Repacked, blocks: int) -> "NativeRunner":
+        from cadran.engine.native.runner import NativeRunner
+
+        packed, path = copy.refresh()
+        kv = "f32" if self._exact else "f16"
+        return NativeRunner(packed, path, self.threads, None, kv, blocks, self.activations)
+
     def close(self) -> None:
-        """Give the copy's memory back."""
+        """Give the copies' memory back."""
         self._copy.close()
+        if self._base is not None:
+            self._base.runner.close()
+            self._base = None
+
+
+@dataclass(slots=True)
+class _OpenBase:
+    """A base without its adapter: what it was copied by, what runs it, and of which state of the model it is."""
+
+    copy: Repacked
+    runner: "NativeRunner"
+    state: list[tuple[int, ...] | None]
+
+
+class Adapting:
+    """A runner that reads every sequence with one adapter; the rest is another's.
+
+    Args:
+        runner: that knows the adapter.
+        number: of the adapter.
+    """
+
+    def __init__(self, runner: Runner, number: int) -> None:
+        self._runner, self._number = runner, number
+        self.name, self.context, self.vocabulary = runner.name, runner.context, runner.vocabulary
+        self.width, self.block_size, self.blocks = runner.width, runner.block_size, runner.blocks
+
+    def step(self, batch: Batch) -> npt.NDArray[np.float32]:
+        """See ``Runner.step``."""
+        return self._runner.step(self._adapted(batch))
+
+    def hidden(self, batch: Batch) -> npt.NDArray[np.float32]:
+        """See ``Runner.hidden``."""
+        return self._runner.hidden(self._adapted(batch))
+
+    def burst(self, batch: Batch, samplers: list[Sampler], stops: list[tuple[int, ...]], steps: int) -> Ints:
+        """See ``Runner.burst``."""
+        return self._runner.burst(self._adapted(batch), samplers, stops, steps)
+
+    def copy(self, source: int, target: int, positions: int) -> None:
+        """See ``Runner.copy``."""
+        self._runner.copy(source, target, positions)
+
+    def read_block(self, block: int) -> bytes:
+        """See ``Runner.read_block``."""
+        return self._runner.read_block(block)
+
+    def write_block(self, block: int, data: bytes) -> None:
+        """See ``Runner.write_block``."""
+        self._runner.write_block(block, data)
+
+    def close(self) -> None:
+        """The runner is somebody else's and stays open."""
+
+    def _adapted(self, batch: Batch) -> Batch:
+        return replace(batch, adapters=np.full(len(batch.starts) - 1, self._number, np.int32))
 
 
 def open_rollouts(

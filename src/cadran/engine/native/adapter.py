@@ -10,15 +10,17 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
+import numpy as np
 import platformdirs
 
 from cadran.engine.native.layout import VERSION, Kind, pack_floats
 from cadran.engine.native.library import Unavailable
 from cadran.engine.native.pack import MATRICES, drop_older, refusal
-from cadran.engine.native.packed_file import PackedWriter
+from cadran.engine.native.packed_file import Packed, PackedWriter
 from cadran.errors import UserError
 from cadran.model.weight_files import weight_files
 
@@ -98,18 +100,33 @@ def pack_adapter(model: Path, adapter: Path, path: Path) -> None:
     handle, part = tempfile.mkstemp(dir=path.parent, suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
-            writer = PackedWriter(file)
-            for role, layer, low in _maps(transformer, name):
-                down, up = low.lora_A.detach().float(), (low.lora_B.detach() * low.scale).float()
-                for factor, matrix in ((DOWN_FACTOR, down), (UP_FACTOR, up)):
-                    rows, columns = matrix.shape
-                    data = pack_floats(matrix.contiguous().numpy(), Kind.F32)
-                    writer.add(role + factor, layer, Kind.F32, rows, columns, data)
-            writer.finish({})
+            _write(transformer, name, file).finish({})
         Path(part).replace(path)
     except BaseException:
         Path(part).unlink(missing_ok=True)
         raise
+
+
+def pack_active(model: "Transformer", name: str) -> tuple[Packed, bytes]:
+    """Repack an adapter of a model that is being trained, in memory; see ``NativeRunner.add_adapter``.
+
+    Raises:
+        Unavailable: it is more than low-rank maps upon the layers' matrices.
+    """
+    file = BytesIO()
+    writer = _write(model, name, file)
+    return Packed({}, np.array(writer.tensors, np.int64).reshape(-1, 7)), file.getvalue()
+
+
+def _write(model: "Transformer", name: str, file: BinaryIO) -> PackedWriter:
+    writer = PackedWriter(file)
+    for role, layer, low in _maps(model, name):
+        down, up = low.lora_A.detach().float(), (low.lora_B.detach() * low.scale).float()
+        for factor, matrix in ((DOWN_FACTOR, down), (UP_FACTOR, up)):
+            rows, columns = matrix.shape
+            data = pack_floats(matrix.cpu().contiguous().numpy(), Kind.F32)
+            writer.add(role + factor, layer, Kind.F32, rows, columns, data)
+    return writer
 
 
 def _maps(model: "Transformer", name: str) -> "Iterator[tuple[int, int, LowRank]]":

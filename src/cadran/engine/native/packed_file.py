@@ -38,21 +38,25 @@ class PackedWriter:
 
     Args:
         file: empty, open for writing.
+
+    Attributes:
+        tensors: role, layer, kind, rows, columns, offset, bytes of what was added.
     """
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file, self._tensors = file, list[tuple[int, ...]]()
+        self._file = file
+        self.tensors: list[tuple[int, ...]] = []
         file.write(MAGIC + struct.pack("<QQ", 0, 0))
 
     def add(self, role: int, layer: int, kind: int, rows: int, columns: int, data: bytes) -> None:
         """Append a tensor; roles are those of native/cadran.h."""
         self._file.write(b"\0" * (-self._file.tell() % _LINE))
-        self._tensors.append((role, layer, kind, rows, columns, self._file.tell(), len(data)))
+        self.tensors.append((role, layer, kind, rows, columns, self._file.tell(), len(data)))
         self._file.write(data)
 
     def finish(self, shape: dict[str, Any]) -> None:
         """Write the header."""
-        header = json.dumps({"version": VERSION, "shape": shape, "tensors": self._tensors}).encode()
+        header = json.dumps({"version": VERSION, "shape": shape, "tensors": self.tensors}).encode()
         at = self._file.tell()
         self._file.write(header)
         self._file.seek(len(MAGIC))

@@ -33,19 +33,20 @@ class Repacked:
     """A packed copy of a model.
 
     Args:
-        model: in floating point; adapters upon it are merged in the copy.
+        model: in floating point.
         kind: of the matrices, ``Kind.F32`` or ``Kind.I8`` (Q8_0, rounded to nearest).
+        merged: whether adapters upon the model are merged in the copy; else it is of the base alone.
 
     Raises:
         Unavailable: the core does not run this architecture.
     """
 
-    def __init__(self, model: Transformer, kind: Kind) -> None:
+    def __init__(self, model: Transformer, kind: Kind, *, merged: bool = True) -> None:
         if why := refusal(model.config):
             raise Unavailable(why)
         if kind not in (Kind.F32, Kind.I8):
             raise ValueError(f"weights are repacked as F32 or I8, not {kind.name}")
-        self._model, self._kind = model, kind
+        self._model, self._kind, self._merged = model, kind, merged
         self._file: BinaryIO | None = None
         self._packed: Packed | None = None
         self._entries: list[tuple[str, int, int]] = []
@@ -71,6 +72,11 @@ class Repacked:
             self._versions[name] = version or ()
         self._file.flush()
         return self._packed, _path_of(self._file)
+
+    @property
+    def state(self) -> list[tuple[int, ...] | None]:
+        """Equal while the tensors that were copied are surely what they were."""
+        return [self._version(name) for name, _, _ in self._entries]
 
     def close(self) -> None:
         """Give the memory back; ``refresh`` would make the copy anew."""
@@ -108,14 +114,15 @@ class Repacked:
     def _version(self, name: str) -> tuple[int, ...] | None:
         """Equal while a tensor is surely what it was; None where only laying it out again can tell."""
         owner, leaf = self._owner(name)
-        if isinstance(owner, Adapted):
+        if isinstance(owner, Adapted):  # merged: with factors that are trained
             return None
         tensor = cast(Tensor, getattr(owner, leaf))
         return None if tensor.requires_grad else (tensor.data_ptr(), tensor._version)
 
     def _owner(self, name: str) -> tuple[nn.Module, str]:
         path, _, leaf = name.rpartition(".")
-        return self._model.get_submodule(path), leaf
+        owner = self._model.get_submodule(path)
+        return (owner.base if isinstance(owner, Adapted) and not self._merged else owner), leaf
 
     @torch.no_grad()
     def _bytes(self, name: str, role: int) -> tuple[Kind, int, int, bytes]:

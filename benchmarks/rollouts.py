@@ -9,9 +9,10 @@ rank 16), rate, optimizer, threads, float32 and allocator settings are the same;
 one works at a time, and they take turns.
 
 ``draw``: tokens a second of ``transformers.generate`` on the plain model, all 16 rows in one batch, and of Cadran's
-rollouts with an adapter that has changed since the last time, so that its weights are merged and laid out anew.
+rollouts with an adapter that has changed since the last time; the frozen base was laid out before.
 ``step``: drawing, a reward that costs nothing, log-probabilities, gradients and update. TRL passes its 16 rows at once
-or in 4 pieces; Cadran reads a prompt once for its 4 answers, and passes prompts one at a time or all at once.
+or in 4 pieces; Cadran reads a prompt once for its 4 answers, and passes prompts one at a time or all at once, with the
+frozen base in float32 or (``base``) in INT8 in both directions.
 """
 
 import argparse
@@ -59,9 +60,9 @@ def hf_draw(static: bool, files: BenchFiles, work: Work, threads: int) -> Opened
     return HfGenerate(files, static, work).draw
 
 
-def own_step(source: Any, micro: int, files: BenchFiles, work: Work, threads: int) -> Opened:
+def own_step(source: Any, micro: int, integers: bool, files: BenchFiles, work: Work, threads: int) -> Opened:
     """Cadran's GRPO."""
-    return OwnGrpo(files, source, micro, work, STEPS, threads).turn
+    return OwnGrpo(files, source, micro, work, STEPS, threads, integers).turn
 
 
 def trl_step(passes: int, files: BenchFiles, work: Work, threads: int) -> Opened:
@@ -80,9 +81,12 @@ PARTS: dict[str, dict[str, Callable[[BenchFiles, Work, int], Opened]]] = {
         "transformers static": partial(hf_draw, True),
     },
     "step": {
-        "ours int8": partial(own_step, "int8", 1),
-        "ours int8 at once": partial(own_step, "int8", WORK.prompts),
-        "ours f32": partial(own_step, "f32", 1),
+        "ours int8": partial(own_step, "int8", 1, False),
+        "ours int8 at once": partial(own_step, "int8", WORK.prompts, False),
+        "ours int8 base": partial(own_step, "int8", 1, True),
+        "ours int8 base in 2": partial(own_step, "int8", WORK.prompts // 2, True),
+        "ours int8 base at once": partial(own_step, "int8", WORK.prompts, True),
+        "ours f32": partial(own_step, "f32", 1, False),
         "trl": partial(trl_step, 1),
         "trl in 4": partial(trl_step, 4),
     },

@@ -18,6 +18,7 @@ from cadran.align.rollout import RolloutParams, sample_rollouts
 from cadran.align.rollout_engine import NativeRollouts, RolloutSource, TorchRollouts
 from cadran.engine.runner import Runner
 from cadran.model.transformer import Transformer
+from cadran.train.frozen import freeze_base
 from cadran.train.trainer import Trainer
 
 Source = Literal["int8", "f32", "torch"]
@@ -143,11 +144,16 @@ class OwnGrpo:
         work: how much.
         steps: of a turn, after one that does not count.
         threads: of the compiled core.
+        integers: whether the frozen base is multiplied in INT8, forwards and backwards.
     """
 
-    def __init__(self, files: BenchFiles, source: Source, micro: int, work: Work, steps: int, threads: int) -> None:
+    def __init__(
+        self, files: BenchFiles, source: Source, micro: int, work: Work, steps: int, threads: int, integers: bool
+    ) -> None:
         self.work, self.steps = work, steps
         model = files.open_model()
+        if integers:
+            freeze_base(model, 8)
         self.source = open_source(model, source, threads)
         config = GrpoConfig(work.answers, endless(model, work.tokens), micro=micro)
         objective = _Endless(

@@ -1,7 +1,7 @@
 """Where rollouts come from: the policy as it stands, in place or repacked, and never an older one."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ from cadran.errors import UserError
 from cadran.model.config import Latent
 from cadran.model.lora import LoraConfig, add_adapter, without_adapter
 from cadran.model.transformer import Transformer
+from cadran.train.frozen import freeze_base
 
 needs_core = pytest.mark.skipif(not library.available(), reason=str(library.why_not()))
 
@@ -198,3 +199,18 @@ def test_what_is_more_than_low_rank_maps_is_merged() -> None:
     source = NativeRollouts(model, "f32")
     trainer, engine = mismatch(model, drawn(source))
     assert (trainer - engine).abs().max() < 2e-4 and source._base is None
+
+
+@needs_core
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_base_in_few_bits_is_drawn_from_as_it_stands(bits: Literal[8, 4]) -> None:
+    model = adapted().eval()
+    freeze_base(model, bits)
+    source = NativeRollouts(model, "f32")
+    trainer, engine = mismatch(model, drawn(source))
+    # In 8 bits the trainer rounds its activations too, which the core in float32 does not.
+    assert (trainer - engine).abs().mean() < (0.05 if bits == 8 else 2e-4)
+    opened = source._opened(1)
+    drawn(source)
+    assert source._opened(1) is opened
+    source.close()

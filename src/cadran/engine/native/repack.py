@@ -116,6 +116,8 @@ class Repacked:
         owner, leaf = self._owner(name)
         if isinstance(owner, Adapted):  # merged: with factors that are trained
             return None
+        if leaf == "weight" and hasattr(owner, "unfolded"):
+            return tuple(number for part in owner.buffers() for number in (part.data_ptr(), part._version))
         tensor = cast(Tensor, getattr(owner, leaf))
         return None if tensor.requires_grad else (tensor.data_ptr(), tensor._version)
 
@@ -130,7 +132,9 @@ class Repacked:
         owner, leaf = self._owner(name)
         if isinstance(owner, Adapted) and leaf == "bias":
             owner = owner.base
-        tensor = cast(Tensor, getattr(owner, leaf)).detach().to("cpu", torch.float32)
+        # A frozen map in few bits is written as the matrix that it stands for.
+        unfold: Any = getattr(owner, "unfolded", None) if leaf == "weight" else None
+        tensor = cast(Tensor, unfold() if unfold else getattr(owner, leaf)).detach().to("cpu", torch.float32)
         if tensor.ndim == 1 or name == "model.embed_positions.weight":
             if self._model.config.norm_offset and "norm.weight" in name:
                 tensor = tensor + self._model.config.norm_offset

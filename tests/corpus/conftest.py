@@ -61,3 +61,19 @@ def articles_wheel(registry):
         "language": "en",
         "licence": "CC-BY-SA-4.0",
     }
+
+
+@pytest.fixture
+def modules_wheel(registry):
+    """A wheel of modules in the registry, as the mapping of a source that reads them."""
+    files = {
+        "pack/z.py": "raise SystemExit('a module must never be imported')\n",
+        "pack/inner/a.py": "# caf\u00e9\nx = 1\n",
+        "pack/inner/empty.py": "\n",
+        "pack/old.py": "print 'Python 2'\n",
+        "pack/tests/test_z.py": "assert True\n",
+        "pack/data.json": "{}",
+        "packaged.py": "y = 2\n",
+    }
+    _, sha256 = make_wheel(registry, "tiny-pack", files)
+    return {"pypi": "tiny-pack==1.0", "file": "pack", "sha256": sha256, "reader": "python", "language": "en"}

@@ -16,7 +16,7 @@ MINIMAL = {"name": "tiny", "corpus": {"sources": [{"synthetic": 10}]}}
 STARTED = {"name": "tiny", "start": "smollm2", "sft": {"data": "rows.jsonl"}}
 
 
-@pytest.mark.parametrize("name", ["smoke", "quickstart", "assistant", "arithmetic"])
+@pytest.mark.parametrize("name", ["smoke", "quickstart", "assistant", "arithmetic", "code"])
 def test_recipes_that_come_with_the_package_are_valid(name: str) -> None:
     assert load_recipe(name).name == name
 

@@ -6,45 +6,80 @@ is what the training for it has brought.
 
 import math
 from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cadran.model.transformer import Transformer
-from cadran.tokenizer.fill_in_the_middle import cut, rearranged
+from cadran.tokenizer.fill_in_the_middle import GAPS, ORDER, Order, cut, passages, rearranged
 from cadran.tokenizer.tokenizer import Tokenizer
 from cadran.train.loss import IGNORED, head_cross_entropy
+
+PASSAGES = 8
+"""Of one text: a long one must not outweigh the others, and a corpus may have few texts that are all long."""
 
 
 @torch.no_grad()
 def middle_bits_per_byte(
-    model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], context: int, seed: int
-) -> dict[str, float]:
-    """Bits per UTF-8 byte of held-out middles.
+    model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], context: int, seed: int, order: Order = ORDER
+) -> dict[str, Any]:
+    """Bits per UTF-8 byte of held-out middles; the kinds of gap take turns.
 
     Args:
         model: the language model.
         tokenizer: its own.
-        texts: held out; those that do not fit into the context or have no middle are left out.
+        texts: held out; of each at most ``PASSAGES`` passages. Those without a middle are left out.
         context: most tokens read at once.
-        seed: of the cuts.
+        seed: of the passages and cuts.
+        order: in which the model reads what stands around the gap.
 
     Returns:
-        ``with_the_end`` and ``without``, lower is better, over ``documents`` of them.
+        ``with_the_end`` and ``without``, lower is better, over so many ``middles``, and ``gaps``: the same of each kind
+        of gap, see ``cut``.
     """
-    nats, size, count = {"with_the_end": 0.0, "without": 0.0}, 0, 0
+    sums = {gap: _Sums() for gap in GAPS}
+    tried = 0
     for number, text in enumerate(texts):
-        parts = cut(text, np.random.default_rng((seed, number)))
-        filled = [tokenizer.end_of_text, *(int(id) for id in rearranged(tokenizer, parts))]
-        middle = len(tokenizer.encode(parts[1]))
-        plain = [tokenizer.end_of_text, *tokenizer.encode(parts[0]), *tokenizer.encode(parts[1])]
-        if not middle or len(filled) > context:
-            continue
-        for name, ids in (("with_the_end", filled), ("without", plain)):
-            nats[name] += _nats(model, ids, middle)
-        size, count = size + len(parts[1].encode()), count + 1
-    return {name: value / math.log(2) / max(size, 1) for name, value in nats.items()} | {"documents": count}
+        generator = np.random.default_rng((seed, number))
+        ids = np.array(tokenizer.encode(text))
+        there = [passage for _, _, passage in passages(tokenizer, text, ids, context, generator)]
+        for passage in generator.permutation(len(there))[:PASSAGES]:
+            gap, tried = GAPS[tried % len(GAPS)], tried + 1
+            parts = cut(there[passage], generator, gap)
+            filled = [tokenizer.end_of_text, *(int(id) for id in rearranged(tokenizer, parts, order))]
+            middle = len(tokenizer.encode(parts[1]))
+            if not middle or len(filled) > context:
+                continue
+            plain = [tokenizer.end_of_text, *tokenizer.encode(parts[0]), *tokenizer.encode(parts[1])]
+            here = _Sums(_nats(model, filled, middle), _nats(model, plain, middle), len(parts[1].encode()), 1)
+            sums[gap] = sums[gap].plus(here)
+    whole = _Sums()
+    for each in sums.values():
+        whole = whole.plus(each)
+    return whole.to_json() | {"gaps": {gap: each.to_json() for gap, each in sums.items()}}
+
+
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    with_the_end: float = 0.0
+    without: float = 0.0
+    bytes: int = 0
+    middles: int = 0
+
+    def plus(self, other: "_Sums") -> "_Sums":
+        return _Sums(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def to_json(self) -> dict[str, Any]:
+        """Nats become bits per byte."""
+        size = math.log(2) * max(self.bytes, 1)
+        return {
+            "with_the_end": self.with_the_end / size,
+            "without": self.without / size,
+            "middles": self.middles,
+        }
 
 
 def _nats(model: Transformer, ids: Sequence[int], last: int) -> float:

@@ -69,9 +69,9 @@ def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
         stages.append(PpoStage(parent, needs(*judged)))
         parent = "ppo"
     if recipe.int8 is not None:
-        if parent is None:
+        if parent is None and recipe.corpus is None:
             raise UserError("the recipe makes no model for its stage int8; add a stage before it, or cadran quantize")
-        stages.append(IntegerStage(parent, needs()))
+        stages.append(IntegerStage(parent or "base", needs()))
     return (*stages, ReportStage(tuple(stage.name for stage in stages)))
 
 

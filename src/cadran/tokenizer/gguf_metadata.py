@@ -84,6 +84,7 @@ def gguf_metadata(
         key("token_type"): [int(type) for type in types],
         **_specials(content, tokenizer_config, ids),
         **_templates(tokenizer_config.get("chat_template")),
+        **({key("fim_order"): order} if isinstance(order := tokenizer_config.get("fim_order"), str) else {}),
     }
 
 

@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from collections import Counter
 
 import pytest
 
 from cadran.corpus.sources.config import parse_source
+from cadran.corpus.sources.modules import source_of
 from cadran.corpus.sources.pypi import PypiSource
 from cadran.corpus.sources.readers import chitchat
 from cadran.corpus.sources.unreachable import SourceUnreachable
@@ -120,6 +122,30 @@ def test_chitchat_merges_consecutive_messages_of_one_sender():
     assert found[0].text == "Hi. You there?\nYes I am\nOk"
     assert (found[0].meta["rating"], found[0].meta["prompt"]) == ("7.67", "What if?")
     assert set(found[1].meta) == {"messages"}
+
+
+def test_modules_are_read_as_text_in_order_and_tests_are_left_out(modules_wheel, tmp_path):
+    counts: Counter[str] = Counter()
+    source = parse_source(modules_wheel)
+    found = list(source.documents(tmp_path / "cache", counts))
+    assert [document.key for document in found] == ["pack/inner/a.py", "pack/z.py"]
+    assert found[0].text == "# caf\u00e9\nx = 1\n" and found[0].language == "en"
+    assert found[0].meta == {"path": "pack/inner/a.py", "format": "py"}
+    assert counts == {"skipped file: not valid Python": 1}
+
+
+def test_one_module_can_be_named_and_a_folder_without_any_is_a_user_error(modules_wheel, tmp_path):
+    (only,) = parse_source(modules_wheel | {"file": "packaged.py"}).documents(tmp_path / "cache")
+    assert only.text == "y = 2\n"
+    with pytest.raises(UserError, match="holds no document"):
+        list(parse_source(modules_wheel | {"file": "nothing"}).documents(tmp_path / "cache"))
+
+
+def test_a_module_is_read_in_the_encoding_that_it_declares():
+    assert source_of("# coding: latin-1\nx = '\u00e9'\n".encode("latin-1")) == "# coding: latin-1\nx = '\u00e9'\n"
+    assert source_of(b"x = '\xe9'\n") is None
+    assert source_of(b"# coding: nonsense\n") is None
+    assert source_of(b"x = '\0'\n") is None
 
 
 @pytest.mark.network

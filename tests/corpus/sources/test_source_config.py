@@ -56,7 +56,7 @@ def test_a_source_survives_a_resolved_recipe():
         ({"folder": ""}, "`folder:` of the folder source is wrong"),
         ({"folder": "x", "language": "french"}, "two small letters"),
         (PYPI | {"sha256": "abc"}, "64 hexadecimal digits"),
-        (PYPI | {"reader": "poems"}, "'articles' or 'chitchat'"),
+        (PYPI | {"reader": "poems"}, "'articles', 'chitchat' or 'python'"),
         ({"pypi": "a==1"}, "needs `file:`"),
         ({"synthetic": 0}, "greater than or equal to 1"),
         ({"synthetic": "many"}, "`synthetic:`"),

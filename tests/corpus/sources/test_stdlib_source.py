@@ -82,3 +82,13 @@ def test_a_python_without_sources_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr("sysconfig.get_paths", lambda: {"stdlib": str(tmp_path)})
     with pytest.raises(UserError, match="without source files"):
         StdlibSource(stdlib=True).fingerprint(tmp_path)
+
+
+def test_code_alone_is_read_without_prose(tmp_path, monkeypatch):
+    files = [file for file in StdlibSource(stdlib=True)._files() if file[1].startswith("json/")]
+    monkeypatch.setattr(StdlibSource, "_files", lambda self: files)
+    source = StdlibSource(stdlib="code")
+    found = list(source.documents(tmp_path))
+    assert [document.key for document in found] == [f"source/{relative}" for _, relative in files]
+    assert source.fingerprint(tmp_path).bytes == sum(path.stat().st_size for path, _ in files)
+    assert source.fingerprint(tmp_path).sha256 != StdlibSource(stdlib=True).fingerprint(tmp_path).sha256

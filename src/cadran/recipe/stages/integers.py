@@ -6,7 +6,6 @@ from cadran.compress.quantize import Choices, quantize
 from cadran.files import write_json
 from cadran.recipe.schema import Recipe
 from cadran.recipe.stage import StageContext
-from cadran.recipe.stages.parent import parent_of
 
 
 class IntegerStage:
@@ -29,9 +28,11 @@ class IntegerStage:
 
     def run(self, context: StageContext) -> None:
         """Write a GGUF file and results.json."""
-        parent, name = parent_of(context, self.parent), f"{context.recipe.name}-int8"
+        name = f"{context.recipe.name}-int8"
         file = context.folder / f"{name}.gguf"
-        report = quantize(parent.path, file, Choices(bits=8), name=name, force=True, progress=context.progress)
+        report = quantize(
+            context.run.stage(self.parent), file, Choices(bits=8), name=name, force=True, progress=context.progress
+        )
         fidelity = report.fidelity
         results = {
             "file": file.name,

@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 
 from cadran.corpus.document import Document, read_documents
-from cadran.corpus.shards import EncodedDocument, IntArray, write_shard
+from cadran.corpus.shards import EncodedDocument, write_shard
 from cadran.errors import UserError
 from cadran.files import write_json
+from cadran.recipe.budget import model_config
 from cadran.recipe.schema import Recipe
 from cadran.recipe.stage import StageContext
 from cadran.tokenizer.bpe import train_bpe
-from cadran.tokenizer.fill_in_the_middle import cut, rearranged
+from cadran.tokenizer.fill_in_the_middle import taught, with_gaps
 from cadran.tokenizer.segmentation import bytes_per_token
 from cadran.tokenizer.tokenizer import Tokenizer
 
@@ -27,9 +28,11 @@ class TokenizerStage:
     version = 1
 
     def settings(self, recipe: Recipe) -> dict[str, Any]:
-        """The vocabulary; and the seed, where documents are rearranged by it."""
+        """The vocabulary; where passages are rearranged, also the seed that chooses and the context they fit into."""
         section = recipe.tokenizer.model_dump(mode="json")
-        return section | ({"seed": recipe.seed} if recipe.tokenizer.fill_in_the_middle else {})
+        if not recipe.tokenizer.fill_in_the_middle:
+            return section
+        return section | {"seed": recipe.seed, "context": model_config(recipe).context}
 
     def run(self, context: StageContext) -> None:
         """Write tokenizer.json, tokenizer_config.json, tokens/train, tokens/validation and results.json."""
@@ -41,6 +44,8 @@ class TokenizerStage:
         )
         if tokenizer.notice:
             context.record({"kind": "notice", "text": tokenizer.notice})
+        if context.recipe.tokenizer.fill_in_the_middle:
+            tokenizer = taught(tokenizer)
         tokenizer.save(context.folder)
         texts: dict[str, list[str]] = {}
         counts = {}
@@ -67,22 +72,21 @@ class TokenizerStage:
 
 
 def _encoded(
-    documents: Sequence[Document], tokenizer: Tokenizer, context: StageContext, rearranged_share: float
+    documents: Sequence[Document], tokenizer: Tokenizer, context: StageContext, share: float
 ) -> Iterator[EncodedDocument]:
     """Each document between two end-of-text tokens: the first to predict from, the last to be predicted.
 
-    A share of them, chosen by the recipe's seed and their number alone, is rearranged to be filled in the middle.
+    A share of their passages, chosen by the recipe's seed and their number alone, is rearranged to be filled in the
+    middle; what stands between two of these is a document of its own in the shard.
     """
-    mark = np.array([tokenizer.end_of_text])
+    context_length = model_config(context.recipe).context
     for start in range(0, len(documents), AT_A_TIME):
         some = documents[start : start + AT_A_TIME]
         for number, (document, ids) in enumerate(
             zip(some, tokenizer.encode_batch([d.text for d in some]), strict=True), start=start
         ):
             generator = np.random.default_rng((context.recipe.seed, number))
-            written: IntArray = ids
-            if generator.random() < rearranged_share:
-                written = rearranged(tokenizer, cut(document.text, generator))
-            joined = np.concatenate((mark, written, mark))
-            yield EncodedDocument(joined, len(document.text.encode()), document.language)
+            parts = with_gaps(tokenizer, document.text, ids, share=share, context=context_length, generator=generator)
+            for written, size in parts:
+                yield EncodedDocument(written, size, document.language)
         context.progress("encode", start + len(some), len(documents))

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from cadran.align.prompt_loader import RolloutPrompt
 from cadran.align.rollout_engine import RolloutSource
+from cadran.engine.forwarding_runner import ForwardingRunner
 from cadran.engine.request import Request
 from cadran.engine.runner import Batch, Ints, Runner
 from cadran.engine.sampler import Sampler, SamplingParams
@@ -150,22 +151,17 @@ def _rollout(prompt: int, tokens: list[tuple[int, float]], stops: frozenset[int]
     return Rollout(prompt, ids, ended, tuple(logprob for _, logprob in tokens), text)
 
 
-class _Tempered:
+class _Tempered(ForwardingRunner):
     """A runner whose logits are divided by a temperature; the rest is another's."""
 
     def __init__(self, runner: Runner, temperature: float) -> None:
-        self._runner, self._temperature = runner, temperature
-        self.name, self.context, self.vocabulary = runner.name, runner.context, runner.vocabulary
-        self.width, self.block_size, self.blocks = runner.width, runner.block_size, runner.blocks
+        super().__init__(runner)
+        self._temperature = temperature
 
     def step(self, batch: Batch) -> npt.NDArray[np.float32]:
         """See ``Runner.step``."""
         logits = self._runner.step(batch)
         return logits if self._temperature == 1 else logits / np.float32(self._temperature)
-
-    def hidden(self, batch: Batch) -> npt.NDArray[np.float32]:
-        """See ``Runner.hidden``."""
-        return self._runner.hidden(batch)
 
     def burst(self, batch: Batch, samplers: list[Sampler], stops: list[tuple[int, ...]], steps: int) -> Ints:
         """One token of each; the runner's own burst would draw from logits that were not divided."""
@@ -175,18 +171,3 @@ class _Tempered:
             chosen[0, row] = token = sampler.choose(logits[row], int(batch.positions[row]) + 1).token
             sampler.accept(token)
         return chosen
-
-    def copy(self, source: int, target: int, positions: int) -> None:
-        """See ``Runner.copy``."""
-        self._runner.copy(source, target, positions)
-
-    def read_block(self, block: int) -> bytes:
-        """See ``Runner.read_block``."""
-        return self._runner.read_block(block)
-
-    def write_block(self, block: int, data: bytes) -> None:
-        """See ``Runner.write_block``."""
-        self._runner.write_block(block, data)
-
-    def close(self) -> None:
-        """Nothing: whoever opened the runner closes it."""

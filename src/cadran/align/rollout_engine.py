@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from cadran.engine.forwarding_runner import ForwardingRunner
 from cadran.engine.native.adapter import pack_active
 from cadran.engine.native.layout import Kind
 from cadran.engine.native.library import Unavailable
@@ -186,7 +187,7 @@ class _OpenBase:
     state: list[tuple[int, ...] | None]
 
 
-class Adapting:
+class Adapting(ForwardingRunner):
     """A runner that reads every sequence with one adapter; the rest is another's.
 
     Args:
@@ -195,9 +196,8 @@ class Adapting:
     """
 
     def __init__(self, runner: Runner, number: int) -> None:
-        self._runner, self._number = runner, number
-        self.name, self.context, self.vocabulary = runner.name, runner.context, runner.vocabulary
-        self.width, self.block_size, self.blocks = runner.width, runner.block_size, runner.blocks
+        super().__init__(runner)
+        self._number = number
 
     def step(self, batch: Batch) -> npt.NDArray[np.float32]:
         """See ``Runner.step``."""
@@ -210,21 +210,6 @@ class Adapting:
     def burst(self, batch: Batch, samplers: list[Sampler], stops: list[tuple[int, ...]], steps: int) -> Ints:
         """See ``Runner.burst``."""
         return self._runner.burst(self._adapted(batch), samplers, stops, steps)
-
-    def copy(self, source: int, target: int, positions: int) -> None:
-        """See ``Runner.copy``."""
-        self._runner.copy(source, target, positions)
-
-    def read_block(self, block: int) -> bytes:
-        """See ``Runner.read_block``."""
-        return self._runner.read_block(block)
-
-    def write_block(self, block: int, data: bytes) -> None:
-        """See ``Runner.write_block``."""
-        self._runner.write_block(block, data)
-
-    def close(self) -> None:
-        """The runner is somebody else's and stays open."""
 
     def _adapted(self, batch: Batch) -> Batch:
         return replace(batch, adapters=np.full(len(batch.starts) - 1, self._number, np.int32))

@@ -6,7 +6,6 @@ it is for, against which every name and size is checked; that happens in a proce
 
 import hashlib
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ import platformdirs
 
 from cadran.engine.native.layout import VERSION, Kind, pack_floats
 from cadran.engine.native.library import Unavailable
-from cadran.engine.native.pack import MATRICES, drop_older, refusal
+from cadran.engine.native.pack import MATRICES, answer, apart, drop_older, refusal
 from cadran.engine.native.packed_file import Packed, PackedWriter
 from cadran.errors import UserError
 from cadran.model.weight_files import weight_files
@@ -49,17 +48,8 @@ def ensure_packed_adapter(model: Path, adapter: Path) -> Path:
         return path
     if "torch" in sys.modules:
         pack_adapter(model, adapter, path)
-        drop_older(path)
-        return path
-    command = [sys.executable, "-m", "cadran.engine.native.adapter", str(model), str(adapter), str(path)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    said = (done.stderr.strip().splitlines() or [""])[-1]
-    if done.returncode == 3:
-        raise Unavailable(said)
-    if done.returncode == 2:
-        raise UserError(said)
-    if done.returncode:
-        raise RuntimeError(f"repacking failed with status {done.returncode}: {done.stderr[-2000:]}")
+    else:
+        apart("cadran.engine.native.adapter", model, adapter, path)
     drop_older(path)
     return path
 
@@ -150,17 +140,5 @@ def _maps(model: "Transformer", name: str) -> "Iterator[tuple[int, int, LowRank]
         yield FIRST_MATRIX + MATRICES.index(which), int(parts[-3]), low
 
 
-def main() -> None:
-    """``python -m cadran.engine.native.adapter MODEL ADAPTER FILE``: statuses 2 and 3 are the two kinds of refusal."""
-    try:
-        pack_adapter(*map(Path, sys.argv[1:4]))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-    except Unavailable as error:
-        print(error, file=sys.stderr)
-        sys.exit(3)
-
-
 if __name__ == "__main__":
-    main()
+    answer(pack_adapter)

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,18 +65,38 @@ def ensure_packed(model: Path) -> Path:
     if "torch" in sys.modules:
         pack(model, path)
     else:
-        done = subprocess.run(
-            [sys.executable, "-m", "cadran.engine.native.pack", str(model), str(path)], capture_output=True, text=True
-        )
-        said = (done.stderr.strip().splitlines() or [""])[-1]
-        if done.returncode == 3:
-            raise Unavailable(said)
-        if done.returncode == 2:
-            raise UserError(said)
-        if done.returncode:
-            raise RuntimeError(f"repacking failed with status {done.returncode}: {done.stderr[-2000:]}")
+        apart("cadran.engine.native.pack", model, path)
     drop_older(path)
     return path
+
+
+def apart(module: str, *arguments: Path) -> None:
+    """Pack in a process of its own, which may load PyTorch; ``answer`` is its other end.
+
+    Raises:
+        Unavailable: as the work does.
+        UserError: likewise.
+    """
+    done = subprocess.run([sys.executable, "-m", module, *map(str, arguments)], capture_output=True, text=True)
+    said = (done.stderr.strip().splitlines() or [""])[-1]
+    if done.returncode == 3:
+        raise Unavailable(said)
+    if done.returncode == 2:
+        raise UserError(said)
+    if done.returncode:
+        raise RuntimeError(f"repacking failed with status {done.returncode}: {done.stderr[-2000:]}")
+
+
+def answer(work: Callable[..., None]) -> None:
+    """Do work with the paths of the command line; statuses 2 and 3 are the two kinds of refusal."""
+    try:
+        work(*map(Path, sys.argv[1:]))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    except Unavailable as error:
+        print(error, file=sys.stderr)
+        sys.exit(3)
 
 
 def drop_older(path: Path) -> None:
@@ -274,17 +294,5 @@ def _frequencies(config: ModelConfig) -> Iterator[tuple[int, npt.NDArray[np.floa
             yield role, inverse_frequencies(width, rope, config.context).contiguous().numpy()
 
 
-def main() -> None:
-    """``python -m cadran.engine.native.pack MODEL FILE``: statuses 2 and 3 are the two kinds of refusal."""
-    try:
-        pack(Path(sys.argv[1]), Path(sys.argv[2]))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-    except Unavailable as error:
-        print(error, file=sys.stderr)
-        sys.exit(3)
-
-
 if __name__ == "__main__":
-    main()
+    answer(pack)

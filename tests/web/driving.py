@@ -23,3 +23,19 @@ def finished(page: Any, text: str) -> Any:
     answer = answers(page).filter(has_text=text).last
     answer.locator("[data-measures]").wait_for()
     return answer
+
+
+_KEPT = """text => new Promise((resolve) => {
+  indexedDB.open("cadran").onsuccess = ({ target: { result: database } }) => {
+    database.transaction("conversations").objectStore("conversations").getAll().onsuccess = ({ target }) => {
+      database.close();
+      const messages = target.result.flatMap((conversation) => Object.values(conversation.messages));
+      resolve(messages.some((message) => message.text === text && message.ending));
+    };
+  };
+})"""
+
+
+def kept(page: Any, text: str) -> None:
+    """Waits until the browser has stored that answer, complete: another tab that hears of nothing finds it then."""
+    page.wait_for_function(_KEPT, arg=text)

@@ -28,6 +28,18 @@ def test_every_token_shows_its_chances_to_pointer_and_keyboard(open_chat: Opener
     assert page.locator("[data-card]").count() == 0
 
 
+def test_a_line_end_can_be_pointed_at_too(open_chat: Opener, bend: Bend) -> None:
+    page = open_chat()
+    bend(page, "\n\none\n \ntwo")
+    send(page, "Hi")
+    finished(page, "two")
+    page.keyboard.press("Alt+p")
+    tokens = page.locator("[data-token]")
+    tokens.first.wait_for()
+    assert "⏎" in tokens.first.inner_text()
+    assert [one.inner_text() for one in tokens.all() if not one.is_visible()] == []
+
+
 def test_the_page_speaks_the_browsers_language_until_told_otherwise(open_chat: Opener) -> None:
     page = open_chat(locale="fr-CA")
     assert page.locator("html").get_attribute("lang") == "fr"

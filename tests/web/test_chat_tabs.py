@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from driving import Bend, Opener, answers, finished, send
+from driving import Bend, Opener, answers, finished, kept, send
 from live import LiveServer
 
 LONG = {"ignore_eos": True, "max_tokens": 1900}
@@ -51,12 +51,15 @@ def test_tabs_that_hear_nothing_of_each_other_overwrite_nothing(open_chat: Opene
     bend(one, "First.", "Mine.")
     send(one, "Begin")
     finished(one, "First.")
+    kept(one, "First.")
     two = beside(one)
     bend(two, "Yours.")
     send(two, "Other way")
     finished(two, "Yours.")
+    kept(two, "Yours.")
     send(one, "One way")
     finished(one, "Mine.")
+    kept(one, "Mine.")
     two.reload()
     finished(two, "Mine.")
     two.locator(".said").last.get_by_role("button", name="Previous version").click()

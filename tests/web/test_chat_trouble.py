@@ -90,6 +90,22 @@ def test_a_server_that_is_gone_loses_nothing_and_is_found_again(open_chat: Opene
     assert page.get_by_role("alert").count() == 0
 
 
+def test_what_is_sent_before_the_models_are_known_goes_out_when_they_are(open_chat: Opener, bend: Bend) -> None:
+    page = open_chat()
+    bend(page, "Here.")
+    held: list[Any] = []
+    page.route("**/v1/models", lambda route: held.append(route))
+    with page.expect_request("**/v1/models"):
+        page.reload()
+    send(page, "Early")
+    page.wait_for_timeout(300)
+    assert page.locator("#message").input_value() == "Early"
+    held.pop().continue_()
+    finished(page, "Here.")
+    assert page.locator("#message").input_value() == ""
+    assert page.locator(".said .words").all_inner_texts() == ["Early"]
+
+
 def test_a_busy_server_is_told_from_one_that_refuses(open_chat: Opener) -> None:
     page = open_chat()
     statuses = [429, 400]

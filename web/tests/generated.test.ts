@@ -2,7 +2,7 @@ import { describe, expect, test } from "vitest";
 import { Failure, failureOf } from "../src/api/failure";
 import { readGenerated } from "../src/api/generated";
 import { readModels } from "../src/api/model";
-import { probability, visibleText } from "../src/api/scored_token";
+import { inkedText, probability, visibleText } from "../src/api/scored_token";
 
 const read = (body: unknown) => readGenerated({ name: "message", data: JSON.stringify(body) });
 
@@ -95,6 +95,13 @@ describe("tokens", () => {
   test("white space and broken characters can be seen", () => {
     expect(visibleText({ text: " a\n" })).toBe("␣a⏎");
     expect(visibleText({ text: "\uFFFD", bytes: [0xf0, 0x9f] })).toBe("⟨f0⟩⟨9f⟩");
+  });
+
+  test("every token within an answer can be pointed at", () => {
+    expect(inkedText({ text: " a" })).toBe(" a");
+    expect(inkedText({ text: "a\n\n" })).toBe("a⏎\n⏎\n");
+    expect(inkedText({ text: "" })).toBe("∅");
+    expect(inkedText({ text: "\uFFFD", bytes: [0xf0] })).toBe("⟨f0⟩");
   });
 
   test("a probability is at most 1", () => {

@@ -66,3 +66,8 @@ export function visibleText(token: { text: string; bytes?: number[] | undefined 
   }
   return token.text.replace(/ /g, "␣").replace(/\n/g, "⏎").replace(/\t/g, "⇥") || "∅";
 }
+
+/** The token within its answer: as written, with a mark for what would take no room to point at. */
+export function inkedText(token: { text: string; bytes?: number[] | undefined }): string {
+  return token.bytes !== undefined || token.text === "" ? visibleText(token) : token.text.replace(/\n/g, "⏎\n");
+}

@@ -96,7 +96,7 @@ def open_chat(browser: Any, chat_server: LiveServer) -> Iterator[Opener]:
 
     def opened(**options: Any) -> Any:
         context = browser.new_context(**{"locale": "en-GB", "viewport": {"width": 1200, "height": 800}, **options})
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(60_000)  # a busy machine is no failure
         context.on("request", note)
         context.on("weberror", lambda error: errors.append(str(error.error)))
         contexts.append(context)

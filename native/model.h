@@ -171,7 +171,6 @@ private:
     float* out_logits_ = nullptr;
     float* out_hidden_ = nullptr;
     int out_columns_ = 0;
-    size_t out_stride_ = 0;
 };
 
 }  // namespace cadran

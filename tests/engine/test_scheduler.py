@@ -168,7 +168,7 @@ def test_greedy_answers_are_equal() -> None:
 
 def test_a_request_that_can_never_fit_is_refused_with_both_numbers() -> None:
     scheduler = Scheduler(HashRunner(blocks=5, block_size=4, context=64))
-    with pytest.raises(UserError, match="64 tokens and the model reads 64"):
+    with pytest.raises(UserError, match="64 tokens and this model reads 64"):
         scheduler.add(Request(0, (1,) * 64))
     with pytest.raises(UserError, match="need 6 blocks of 4 tokens and there are 5"):
         scheduler.add(Request(0, (1,) * 10, SamplingParams(max_tokens=12)))

@@ -33,7 +33,7 @@ from cadran.engine.loading import (
     open_runner,
     open_tokenizer,
 )
-from cadran.engine.request import Request, Scored
+from cadran.engine.request import Request, Scored, check_asked
 from cadran.engine.runner import Runner
 from cadran.engine.sampler import SamplingParams
 from cadran.engine.scheduler import Scheduler
@@ -228,7 +228,9 @@ class Engine:
         stops = tuple(id for id in stops if 0 <= id < self.tokenizer.vocabulary_size)  # others never come
         if grammar is not None:  # it ends with one of these, and nothing else
             stops = tuple(dict.fromkeys((*stops, *self._grammar_ends)))
-        self._check(ids, answers, top)
+        if self._adapter == _GONE:
+            raise EngineClosedError("this adapter was taken from its model; put it there again")
+        check_asked(ids, answers, top, self.context, self.tokenizer.vocabulary_size)
         request = Request(
             id=self._compute.next_id(),
             prompt=tuple(ids),
@@ -249,22 +251,6 @@ class Engine:
         compute, number = self._compute, request.id
         compute.submit(delivery)
         return Completion(post, answers, lambda: compute.cancel(number), lambda answer: compute.finish(number, answer))
-
-    def _check(self, ids: Sequence[int], answers: int, top: int) -> None:
-        if self._adapter == _GONE:
-            raise EngineClosedError("this adapter was taken from its model; put it there again")
-        if not ids:
-            raise UserError("the prompt is empty and this model knows no beginning of a text; give it a few words")
-        if len(ids) >= self.context:
-            raise UserError(
-                f"the prompt has {len(ids)} tokens and this model reads {self.context} with its answer; shorten it"
-            )
-        if not 0 <= min(ids) <= max(ids) < self.tokenizer.vocabulary_size:
-            raise UserError(f"the prompt has ids outside 0 to {self.tokenizer.vocabulary_size - 1}; encode it anew")
-        if answers < 1:
-            raise UserError(f"answers is {answers}; ask for one at least")
-        if not 0 <= top <= 64:
-            raise UserError(f"top is {top}; give a number from 0 to 64")
 
     def generate(self, prompt: str, params: SamplingParams | None = None, **options: Any) -> Completion:
         """Continue a text as a document would go on (no chat template).
@@ -373,19 +359,7 @@ class Engine:
         Raises:
             UserError: it is no grammar, or nothing can match it.
         """
-        compiler = self._grammars
-        match dict(description):
-            case {"json_schema": schema, **rest} if not rest:
-                return compiler.json_schema(schema)
-            case {"json_object": True, **rest} if not rest:
-                return compiler.json_object()
-            case {"regex": str(pattern), **rest} if not rest:
-                return compiler.regex(pattern)
-            case {"choice": [*texts], **rest} if not rest:
-                return compiler.choice(texts)
-            case {"ebnf": str(rules), **rest} if not rest:
-                return compiler.ebnf(rules)
-        raise UserError("a grammar is one of json_schema, json_object, regex, choice and ebnf; give one of them")
+        return self._grammars.described(description)
 
     @cached_property
     def _grammars(self) -> GrammarCompiler:

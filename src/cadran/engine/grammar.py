@@ -216,6 +216,29 @@ class GrammarCompiler:
         self._vocabulary: GrammarVocabulary | None = None
         self._lock = Lock()
 
+    def described(self, description: Mapping[str, Any]) -> Grammar:
+        """The grammar of a description with one key.
+
+        Args:
+            description: ``{"json_schema": ...}``, ``{"json_object": True}``, ``{"regex": ...}``, ``{"choice": [...]}``
+                or ``{"ebnf": ...}``.
+
+        Raises:
+            UserError: it is none of these, or no grammar, or nothing can match it.
+        """
+        match dict(description):
+            case {"json_schema": schema, **rest} if not rest:
+                return self.json_schema(schema)
+            case {"json_object": True, **rest} if not rest:
+                return self.json_object()
+            case {"regex": str(pattern), **rest} if not rest:
+                return self.regex(pattern)
+            case {"choice": [*texts], **rest} if not rest:
+                return self.choice(texts)
+            case {"ebnf": str(rules), **rest} if not rest:
+                return self.ebnf(rules)
+        raise UserError("a grammar is one of json_schema, json_object, regex, choice and ebnf; give one of them")
+
     def json_schema(self, schema: Mapping[str, Any] | str | bool) -> Grammar:
         """JSON that a schema describes, its properties in the order of the schema, with little white space.
 

@@ -1,10 +1,12 @@
 """What is asked of the engine, and what comes back token by token."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from cadran.engine.grammar import Grammar
 from cadran.engine.sampler import SamplingParams
+from cadran.errors import UserError
 
 Finish = Literal["stop", "length", "cancelled", "error"]
 
@@ -80,3 +82,28 @@ class Produced:
     message: str | None = None
     prompt: tuple[Scored, ...] = ()
     cached: int = 0
+
+
+def check_asked(ids: Sequence[int], answers: int, top: int, context: int, vocabulary: int) -> None:
+    """Whether a model can be asked that.
+
+    Args:
+        ids: of the prompt.
+        answers: how many are wanted.
+        top: how many of the likeliest tokens.
+        context: most tokens of prompt and answer together.
+        vocabulary: how many ids there are.
+
+    Raises:
+        UserError: it cannot; both numbers are named.
+    """
+    if not ids:
+        raise UserError("the prompt is empty and this model knows no beginning of a text; give it a few words")
+    if len(ids) >= context:
+        raise UserError(f"the prompt has {len(ids)} tokens and this model reads {context} with its answer; shorten it")
+    if not 0 <= min(ids) <= max(ids) < vocabulary:
+        raise UserError(f"the prompt has ids outside 0 to {vocabulary - 1}; encode it anew")
+    if answers < 1:
+        raise UserError(f"answers is {answers}; ask for one at least")
+    if not 0 <= top <= 64:
+        raise UserError(f"top is {top}; give a number from 0 to 64")

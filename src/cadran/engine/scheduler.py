@@ -15,7 +15,7 @@ from cadran.engine.block_tables import Piece
 from cadran.engine.depth import Depth, PassCost
 from cadran.engine.plan import Planner
 from cadran.engine.prefix_file import load_prefix, save_prefix
-from cadran.engine.request import Produced, Request, Scored
+from cadran.engine.request import Produced, Request, Scored, check_asked
 from cadran.engine.residents import Residents
 from cadran.engine.runner import Runner
 from cadran.engine.speculation import DrafterOf, PromptLookup
@@ -115,16 +115,7 @@ class Scheduler:
         runner, length = self._runner, len(request.prompt)
         if request.id in self._tasks:
             raise ValueError(f"a request with the id {request.id} is under way")
-        if not length:
-            raise UserError("the prompt is empty; give at least one token")
-        if length + 1 > runner.context:
-            raise UserError(
-                f"the prompt has {length} tokens and the model reads {runner.context}, its answer included; shorten it"
-            )
-        if not 0 <= min(request.prompt) <= max(request.prompt) < runner.vocabulary:
-            raise UserError(f"the prompt has ids outside 0 to {runner.vocabulary - 1}; encode it with this model's own")
-        if request.answers < 1 or not 0 <= request.top <= 64:
-            raise UserError(f"answers is {request.answers} and top {request.top}; give 1 or more, and 0 to 64")
+        check_asked(request.prompt, request.answers, request.top, runner.context, runner.vocabulary)
         limit = min(length + request.params.max_tokens, runner.context)
         # The last token is never read.
         needed = self.residents.needed(limit - 1)

@@ -6,13 +6,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-import torch
 from live import LiveServer
+from small_adapters import said, small_adapter
 
 from cadran.engine.native import library
-from cadran.model.checkpoint import load_model
-from cadran.model.lora import LoraConfig, add_adapter
-from cadran.model.lora_files import save_adapter
 
 pytestmark = pytest.mark.skipif(not library.available(), reason=str(library.why_not()))
 MODELS = ["tiny", "tiny:one", "tiny:two"]
@@ -23,15 +20,7 @@ def adapters(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     """Two that change what is said, and one that has a part the core does not share."""
     folder, made = tmp_path_factory.mktemp("adapters"), {}
     for seed, name in enumerate(("one", "two", "dora")):
-        model = load_model(tiny)
-        add_adapter(model, LoraConfig(rank=2, dora=name == "dora"), seed=seed)
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for path, parameter in model.named_parameters():
-                if "lora_B" in path:
-                    parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.4)
-        save_adapter(model, folder / name)
-        made[name] = str(folder / name)
+        made[name] = str(small_adapter(tiny, folder / name, seed, dora=name == "dora"))
     return made
 
 
@@ -40,13 +29,6 @@ def served(tiny: Path, adapters: dict[str, str]) -> Iterator[LiveServer]:
     live = LiveServer(models=[str(tiny)], adapters=adapters)
     yield live
     live.close()
-
-
-def said(live: LiveServer, model: str, prompt: str = "La rivière") -> str:
-    asked = {"model": model, "prompt": prompt, "max_tokens": 20, "temperature": 0, "ignore_eos": True}
-    answer = httpx.post(f"{live.url}/v1/completions", json=asked, timeout=60)
-    assert answer.status_code == 200, answer.text
-    return str(answer.json()["choices"][0]["text"])
 
 
 def test_one_base_serves_all_of_them_together(served: LiveServer) -> None:

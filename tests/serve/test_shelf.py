@@ -161,6 +161,25 @@ def test_a_model_that_arrives_later_is_found(models: list[KnownModel], tmp_path:
     assert shelf.resolve("b").name == "b"
 
 
+def test_a_model_that_has_gone_does_not_hide_the_others(models: list[KnownModel]) -> None:
+    there = True
+
+    def find() -> list[KnownModel]:
+        if not there:
+            raise UserError("there is no model in /gone; name another one")
+        return models
+
+    async def work() -> None:
+        nonlocal there
+        shelf = Shelf(find, lambda known: Opened([], known.name))  # type: ignore[arg-type, return-value]
+        there = False
+        assert shelf.resolve("b").name == "b"
+        with pytest.raises(ApiError, match="there is no model 'nobody' here; those there are: a, b, c"):
+            shelf.resolve("nobody")
+
+    run(work)
+
+
 def test_looking_anew_keeps_what_was_read_of_the_models(models: list[KnownModel]) -> None:
     shelf = shelf_of([KnownModel(model.name, model.path) for model in models], [])
     header = shelf.resolve("a").header

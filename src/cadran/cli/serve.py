@@ -23,7 +23,13 @@ def serve(
         typer.Option(help="A further name, e.g. meta/meta-llama-3-70b-instruct=smollm2; may be given several times."),
     ] = None,
     adapter: Annotated[
-        list[str] | None, typer.Option(help="A LoRA adapter over the first model: NAME=FOLDER, served as MODEL:NAME.")
+        list[str] | None,
+        typer.Option(
+            help="A LoRA adapter, served as MODEL:NAME: NAME=FOLDER for the first model, or MODEL:NAME=FOLDER."
+        ),
+    ] = None,
+    adapter_folder: Annotated[
+        str | None, typer.Option(help="Clients may load and unload the LoRA adapters that lie in this folder.")
     ] = None,
     memory: Annotated[float | None, typer.Option(help="GB that open models may take together.")] = None,
     keep_alive: Annotated[float | None, typer.Option(help="Seconds that an unused model stays open.")] = None,
@@ -55,6 +61,7 @@ def serve(
         "ollama_port": ollama_port,
         "alias": _pairs(alias, "--alias"),
         "adapters": _pairs(adapter, "--adapter"),
+        "adapter_folder": adapter_folder,
         "memory": memory,
         "keep_alive": keep_alive,
         "parallel": parallel,

@@ -17,13 +17,15 @@ class KnownModel:
         name: what clients write.
         path: of the folder or file.
         aliases: further names.
-        adapter: folder of a LoRA adapter that is put on it, or None.
+        adapter: folder of a LoRA adapter that is put on it, or None. It is then named ``MODEL:ADAPTER``.
+        number: of the adapter; no other has it while the server runs, whatever comes and goes.
     """
 
     name: str
     path: Path
     aliases: tuple[str, ...] = ()
     adapter: Path | None = None
+    number: int | None = None
 
     @cached_property
     def header(self) -> ModelHeader:
@@ -47,6 +49,16 @@ class KnownModel:
     def _files(self) -> list[Path]:
         files = [self.path] if self.path.is_file() else weight_files(self.path)
         return sorted(files) + ([self.adapter / "adapter_model.safetensors"] if self.adapter else [])
+
+    @property
+    def base(self) -> str:
+        """Of an adapter, the name of the model that it lies over; else ""."""
+        return self.name.rpartition(":")[0] if self.adapter is not None else ""
+
+    @property
+    def adapter_name(self) -> str:
+        """Of an adapter, its name without the model's; else ""."""
+        return self.name.rpartition(":")[2] if self.adapter is not None else ""
 
     @property
     def owner(self) -> str:

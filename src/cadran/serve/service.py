@@ -11,6 +11,7 @@ from cadran.errors import UserError
 from cadran.library.catalogue import run_models
 from cadran.library.find import find_pulled, pulled_names
 from cadran.recipe.run import find_model, runs_folder
+from cadran.serve.adapters import Adapters
 from cadran.serve.admission import Admission
 from cadran.serve.api_error import ApiError
 from cadran.serve.asked import GenerateRequest
@@ -38,6 +39,7 @@ class Service:
 
     Attributes:
         shelf: the models.
+        adapters: which of them lies over which model.
         admission: who has a place.
         exchanges: under way, in the order in which they began.
         listeners: told of everything that was computed: metrics, accounting.
@@ -48,6 +50,7 @@ class Service:
     def __init__(self, settings: ServeSettings, open: Callable[[KnownModel], Engine] | None = None) -> None:
         self.settings = settings
         memory = None if settings.memory is None else int(settings.memory * 1e9)
+        self.adapters = Adapters(settings.adapters, settings.alias, settings.adapter_folder)
         self.shelf = Shelf(self._find, open or self._open, memory=memory, keep_alive=settings.keep_alive)
         self.admission = Admission(settings.parallel, settings.queue)
         self.exchanges: list[Exchange] = []
@@ -66,12 +69,7 @@ class Service:
         else:
             found = list(_trained())
             found += [KnownModel(name, path) for name in pulled_names() if (path := _pulled(name)) is not None]
-        found += [
-            KnownModel(f"{model.name}:{name}", model.path, adapter=Path(folder).expanduser())
-            for model in found[:1]
-            for name, folder in self.settings.adapters.items()
-        ]
-        return with_aliases(found, self.settings.alias)
+        return with_aliases([*found, *self.adapters.over(found)], self.settings.alias)
 
     def _open(self, known: KnownModel) -> Engine:
         settings = self.settings

@@ -26,7 +26,10 @@ class ServeSettings(BaseModel):
 
     models: list[str] = Field(default=[], description="What is served; empty for every model on this machine.")
     alias: dict[str, str] = Field(default={}, description="Further names: alias -> model.")
-    adapters: dict[str, str] = Field(default={}, description="LoRA adapters by name: name -> folder.")
+    adapters: dict[str, str] = Field(
+        default={}, description="LoRA adapters: NAME (first model) or MODEL:NAME -> folder."
+    )
+    adapter_folder: str | None = Field(default=None, description="Clients may load the adapters that lie in it.")
     host: str = Field(default="127.0.0.1", description="Address to listen at; others than loopback want an API key.")
     port: int = Field(default=8000, ge=0, le=65535, description="0 takes a free one.")
     ollama_port: int | None = Field(default=None, ge=0, le=65535, description="Listen here too, where Ollama would.")

@@ -6,7 +6,7 @@ Everything here runs on the event loop, so nothing is locked; only opening and c
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from time import monotonic
 
@@ -38,7 +38,8 @@ class Shelf:
         self._find, self._open, self._memory, self.keep_alive = find, open, memory, keep_alive
         self._known: dict[str, KnownModel] = {}
         self._served: dict[str, ServedModel] = {}
-        self._opening: dict[str, asyncio.Task[ServedModel]] = {}
+        self._dropped: dict[int, ServedModel] = {}  # by id(); open until their last request is over
+        self._opening: dict[tuple[str, int | None], asyncio.Task[ServedModel]] = {}
         self._sweeper: asyncio.Task[None] | None = None
         self.refresh()
 
@@ -49,11 +50,19 @@ class Shelf:
         self._known = {
             model.name: before[model.name] if before.get(model.name) == model else model for model in self._find()
         }
+        for served in self.served:
+            if self._gone(served.known):  # with its model
+                self._set_aside(served)
 
     @property
     def known(self) -> list[KnownModel]:
         """All models, in the order in which they were named."""
         return list(self._known.values())
+
+    @property
+    def adapters(self) -> dict[int, str]:
+        """The names of the adapters, ``MODEL:ADAPTER``, by their numbers."""
+        return {known.number: known.name for known in self._known.values() if known.number is not None}
 
     @property
     def served(self) -> list[ServedModel]:
@@ -70,20 +79,18 @@ class Shelf:
 
         Args:
             name: as the client wrote it.
-            adapter: a LoRA adapter over it, named ``MODEL:ADAPTER`` in the list.
+            adapter: a LoRA adapter over it, by its own name or as ``MODEL:ADAPTER``, as the list names it.
 
         Raises:
             ApiError: there is none; the message lists those there are.
         """
-        wanted = name
         for attempt in range(2):
             if attempt:
-                self.refresh()
-            if adapter:  # over the first model, or one that was named by an alias
-                base = self._look(name)
-                wanted = f"{base.name if base else name}:{adapter}"
-            if (found := self._look(wanted)) is not None:
+                with suppress(UserError):  # a model that was named at the start has gone; the others have not
+                    self.refresh()
+            if (found := self.adapter(name, adapter) if adapter else self._look(name)) is not None:
                 return found
+        wanted = ":".join(filter(None, (name, adapter)))
         names = ", ".join(self._known) or "none; pull one with cadran pull smollm2"
         raise ApiError(
             "not_found",
@@ -92,7 +99,30 @@ class Shelf:
             code="model_not_found",
         )
 
+    def adapter(self, model: str, name: str) -> KnownModel | None:
+        """The adapter that a client means, None where there is none.
+
+        Args:
+            model: that it is to lie over; "" for the first model, or the first one with an adapter of that name.
+            name: its own, or ``MODEL:ADAPTER``.
+        """
+        over, _, own = name.rpartition(":")
+        bases = [self._named(base) for base in (model, over) if base]
+        found = [known for known in self._known.values() if known.adapter is not None and known.adapter_name == own]
+        for base in bases or [self._named("")]:
+            here = [known for known in found if base is not None and known.base == base.name]
+            found = here if bases else here or found
+        return next(iter(found), None)
+
+    def names(self, name: str) -> bool:
+        """Whether a model or an adapter has this very name, or an alias that is the same."""
+        return any(name in (known.name, *known.aliases) for known in self._known.values())
+
     def _look(self, name: str) -> KnownModel | None:
+        # vLLM's clients write an adapter's own name for the model.
+        return self._named(name) or self.adapter("", name.removesuffix(":latest"))
+
+    def _named(self, name: str) -> KnownModel | None:
         if not name:
             return next(iter(self._known.values()), None)
         for candidate in (name, name.removesuffix(":latest")):
@@ -118,11 +148,12 @@ class Shelf:
 
     async def take(self, known: KnownModel) -> ServedModel:
         """As ``lend``; every ``take`` wants its ``give_back``."""
-        while (served := self._served.get(known.name)) is None:
-            task = self._opening.get(known.name)
+        key = (known.name, known.number)
+        while (served := self._there(known)) is None:
+            task = self._opening.get(key)
             if task is None:
-                task = self._opening[known.name] = asyncio.create_task(self._opened(known))
-                task.add_done_callback(lambda _: self._opening.pop(known.name, None))
+                task = self._opening[key] = asyncio.create_task(self._opened(known))
+                task.add_done_callback(lambda _: self._opening.pop(key, None))
             # Who goes away does not stop the opening for those who wait with him.
             try:
                 await asyncio.shield(task)
@@ -134,6 +165,17 @@ class Shelf:
         served.users += 1
         return served
 
+    def _there(self, known: KnownModel) -> ServedModel | None:
+        """The model if it is open; ``ApiError`` for an adapter that was dropped, whose name another may have by now."""
+        if self._gone(known):
+            raise ApiError(
+                "not_found",
+                f"the adapter {known.name} was unloaded meanwhile; load it again",
+                param="model",
+                code="model_not_found",
+            )
+        return self._served.get(known.name)
+
     def give_back(self, served: ServedModel) -> None:
         """A request is done with a model."""
         served.users -= 1
@@ -142,8 +184,9 @@ class Shelf:
             self._sweep_soon()
 
     def keep(self, served: ServedModel, seconds: float | None) -> None:
-        """Let a model stay open for so long after its last request; None for ever."""
-        served.keep_alive = seconds
+        """Let a model stay open for so long after its last request; None for ever. One that was dropped goes anyway."""
+        if id(served) not in self._dropped:
+            served.keep_alive = seconds
         self._sweep_soon()
 
     async def _opened(self, known: KnownModel) -> ServedModel:
@@ -159,8 +202,11 @@ class Shelf:
 
     def _shelved(self, served: ServedModel, begun: float) -> ServedModel:
         served.loading_seconds = monotonic() - begun
-        self._served[served.known.name] = served
         log.info("opened", extra={"model": served.known.name, "seconds": round(served.loading_seconds, 3)})
+        if self._gone(served.known):  # meanwhile; another may be open under its name
+            self._set_aside(served)
+        else:
+            self._served[served.known.name] = served
         self._sweep_soon()
         return served
 
@@ -198,10 +244,7 @@ class Shelf:
                 "start the server with a higher --memory",
                 param="model",
             )
-        while (
-            sum(served.known.header.bytes for served in self._served.values() if not served.base) + wanted
-            > self._memory
-        ):
+        while sum(served.known.header.bytes for served in self._open_ones() if not served.base) + wanted > self._memory:
             idle = [served for served in self._served.values() if not served.users]
             if not idle:
                 raise ApiError(
@@ -215,10 +258,43 @@ class Shelf:
         """Close a model; what is under way with it ends with an error."""
         if self._served.get(served.known.name) is served:
             del self._served[served.known.name]
-            await asyncio.to_thread(served.engine.close)
-            if served.base is not None:
-                self.give_back(served.base)
-            log.info("closed", extra={"model": served.known.name})
+        elif self._dropped.pop(id(served), None) is None:
+            return
+        await asyncio.to_thread(served.engine.close)
+        if served.base is not None:
+            self.give_back(served.base)
+        log.info("closed", extra={"model": served.known.name})
+
+    def add(self, known: KnownModel) -> None:
+        """Know an adapter that was not there before; ``find`` finds it from now on, too."""
+        self._known[known.name] = known
+
+    async def drop(self, known: KnownModel) -> None:
+        """Forget an adapter that ``find`` finds no more; may be called again.
+
+        Requests under way with it go on, and it is closed after the last of them; those that wait are refused.
+        """
+        if self._gone(known):
+            return
+        del self._known[known.name]
+        if (served := self._served.get(known.name)) is not None:
+            self._set_aside(served)
+            if not served.users:
+                await self.close(served)
+
+    def _set_aside(self, served: ServedModel) -> None:
+        if self._served.get(served.known.name) is served:
+            del self._served[served.known.name]
+        self._dropped[id(served)], served.keep_alive = served, 0
+        self._sweep_soon()
+
+    def _gone(self, known: KnownModel) -> bool:
+        """Whether it is an adapter that was dropped."""
+        current = self._known.get(known.name)
+        return known.number is not None and (current is None or current.number != known.number)
+
+    def _open_ones(self) -> list[ServedModel]:
+        return [*self._dropped.values(), *self._served.values()]
 
     def _sweep_soon(self) -> None:
         if self._sweeper is None or self._sweeper.done():
@@ -226,10 +302,10 @@ class Shelf:
 
     async def _sweep(self) -> None:
         """Close what has expired, as long as something will."""
-        while times := [served.expires for served in self._served.values() if served.expires is not None]:
+        while times := [served.expires for served in self._open_ones() if served.expires is not None]:
             # No longer: another model may meanwhile be given less time than the one that is waited for.
             await asyncio.sleep(min(max(0.0, min(times) - monotonic()), 0.5))
-            for served in list(self._served.values()):
+            for served in self._open_ones():
                 if served.expires is not None and served.expires <= monotonic():
                     await self.close(served)
 
@@ -237,7 +313,7 @@ class Shelf:
         """Close everything."""
         for task in [*self._opening.values(), *([self._sweeper] if self._sweeper else [])]:
             task.cancel()
-        for served in list(self._served.values()):
+        for served in self._open_ones():
             await self.close(served)
 
 

@@ -12,5 +12,10 @@ router = APIRouter(tags=["Operations"])
 @router.get("/lora-adapters")
 async def lora_adapters(request: Request) -> Response:
     """The adapters; none acts unless a request names it, in ``lora`` or as the model ``MODEL:NAME``."""
-    names = service_of(request).settings.adapters
-    return JSON([{"id": number, "path": name, "scale": 0.0} for number, name in enumerate(names)])
+    return JSON(
+        [
+            {"id": known.number, "path": known.adapter_name, "scale": 0.0, "model": known.name}
+            for known in service_of(request).shelf.known
+            if known.number is not None
+        ]
+    )

@@ -132,7 +132,6 @@ def test_request_is_repeated_in_the_response(client: openai.OpenAI) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "param"),
     [
-        ("background", True, "background"),
         ("conversation", "conv_1", "conversation"),
         ("prompt", {"id": "p"}, "prompt"),
         ("n", 2, "n"),

@@ -154,20 +154,28 @@ def test_input_items_come_in_pages_newest_first(client: openai.OpenAI) -> None:
     assert [item.content[0].text for item in page] == ["0", "1", "2", "3", "4"]
 
 
-def test_cancel_ends_a_stream_and_says_so(slow: LiveServer) -> None:
+def test_stream_ends_with_its_client_and_is_not_continued_before(slow: LiveServer) -> None:
     client = client_of(slow.url)
     stream = client.responses.create(**LONG, stream=True)
     id = next(iter(stream)).response.id
     assert client.responses.retrieve(id).status == "in_progress"
-    with pytest.raises(openai.ConflictError):
-        client.responses.delete(id)
-    with pytest.raises(openai.ConflictError):
+    with pytest.raises(openai.BadRequestError, match="wait"):
         client.responses.create(model="tiny", input="x", previous_response_id=id)
-    cancelled = client.responses.cancel(id)
-    rest = list(stream)
-    assert cancelled.status == rest[-1].response.status == "cancelled"
-    assert client.responses.retrieve(id).status == client.responses.cancel(id).status == "cancelled"
+    with pytest.raises(openai.BadRequestError, match="not made in the background"):
+        client.responses.cancel(id)
+    stream.close()
     slow.settle()
+
+
+def test_deleting_what_is_streamed_ends_it(slow: LiveServer) -> None:
+    client = client_of(slow.url)
+    stream = client.responses.create(**LONG, stream=True)
+    id = next(iter(stream)).response.id
+    client.responses.delete(id)
+    assert list(stream)[-1].response.status == "cancelled"
+    slow.settle()
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(id)
 
 
 def test_client_that_leaves_cancels(slow: LiveServer) -> None:

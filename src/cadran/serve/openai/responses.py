@@ -1,14 +1,13 @@
 """``POST /v1/responses`` and its companions. Source: api-contracts 3."""
 
-import asyncio
 import time
-from contextlib import suppress
-from functools import partial
-from typing import Annotated, Literal
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
+from cadran.engine.request import Scored
 from cadran.serve.answering import JSON, to_json, until_gone
 from cadran.serve.api_error import ApiError
 from cadran.serve.asked import GenerateRequest
@@ -17,17 +16,18 @@ from cadran.serve.family import service_of
 from cadran.serve.large_body import BodyRoute, aside
 from cadran.serve.openai.logprobs import chat_logprobs
 from cadran.serve.openai.responses_answer import ResponseHead
-from cadran.serve.openai.responses_desk import LiveResponse, desk_of, key_of, new_response_id
+from cadran.serve.openai.responses_desk import desk_of, key_of, new_response_id
 from cadran.serve.openai.responses_items import Item, read_items
+from cadran.serve.openai.responses_live import LiveResponse
 from cadran.serve.openai.responses_request import ResponsesRequest
-from cadran.serve.openai.responses_stream import ResponseStream, replay
+from cadran.serve.openai.responses_stream import ResponseStream, follow, replay
 from cadran.serve.openai.responses_truncation import fitted
+from cadran.serve.service import Service
 
 router = APIRouter(tags=["OpenAI"], route_class=BodyRoute)
 
 STORED_CHARACTERS = 16 << 20
 """Most characters of the items and tools of a request whose response is stored."""
-CANCEL_SECONDS = 10.0
 
 
 @router.post("/v1/responses")
@@ -38,20 +38,40 @@ async def create_response(request: Request, body: ResponsesRequest) -> Response:
     id, created = new_response_id(), int(time.time())
     items, asked = await _asked(request, body, id)
     keep = desk.keeps and body.store is not False
+    if body.background and not keep:
+        problem = "this server stores no responses, so none can be made in the background; leave background out"
+        raise ApiError("invalid", problem, param="background")
     told = body.told(body.model, keep)
-    if keep and await aside(request, lambda: len(to_json(items)) + len(to_json(told))) > STORED_CHARACTERS:
+    size = await aside(request, lambda: len(to_json(items)) + len(to_json(told))) if keep else 0
+    if size > STORED_CHARACTERS:
         raise ApiError("too_large", "the request is too large to be stored; send store false", param="store")
-    exchange = await until_gone(request, service.begin(asked))
+
+    async def begin() -> Exchange:
+        return await service.begin(await _fitted(service, body, asked))
+
+    if body.background:
+        told["model"] = body.model or service.shelf.resolve(asked.model, asked.adapter).name
+
+        async def begin_live() -> Exchange:
+            live.exchange = await begin()
+            return live.exchange
+
+        head = _head(id, created, told, body, lambda: live.exchange)
+        live = LiveResponse(desk, head, key=key, items=items, keep=True, background=True, size=size)
+        first = await until_gone(request, desk.background.start(live, begin_live))
+        return follow(live, None) if body.stream else JSON(first)
+    exchange = await until_gone(request, begin())
     try:
-        head = _head(id, created, told, exchange, body)
-        live = LiveResponse(desk, head, exchange, key=key, items=items, keep=keep)
+        told["model"] = exchange.model or exchange.served.known.name
+        head = _head(id, created, told, body, lambda: exchange)
+        live = LiveResponse(desk, head, key=key, items=items, keep=keep, exchange=exchange)
     except BaseException:
         exchange.close()
         raise
     if body.stream:
         if keep:
             desk.live[id] = live
-        return ResponseStream(live)
+        return ResponseStream(live, exchange)
     async with exchange:
         await until_gone(request, live.read())
         await live.conclude()
@@ -67,55 +87,61 @@ async def _asked(request: Request, body: ResponsesRequest, id: str) -> tuple[lis
     new_id = lambda prefix: f"{prefix}_{id.removeprefix('resp_')}{next(numbers):04x}"  # noqa: E731
     items = await aside(request, lambda: read_items(body.input, new_id))
     conversation = await desk.conversation(body.previous_response_id, items, key)
-    asked = await aside(request, lambda: body.asked(conversation))
-    if body.truncation == "auto":
-        asked = await until_gone(request, fitted(service_of(request), asked))
-    return items, asked
+    return items, await aside(request, lambda: body.asked(conversation))
 
 
-def _head(id: str, created: int, told: dict[str, object], exchange: Exchange, body: ResponsesRequest) -> ResponseHead:
-    logprobs = None
-    if body.wants_logprobs:
-        logprobs = partial(chat_logprobs, exchange.served.engine.tokenizer, top=body.top_logprobs or 0)
-    model = exchange.model or exchange.served.known.name
-    return ResponseHead(id, created, told | {"model": model}, time.time, body.wants_summary, logprobs)
+async def _fitted(service: Service, body: ResponsesRequest, asked: GenerateRequest) -> GenerateRequest:
+    return await fitted(service, asked) if body.truncation == "auto" else asked
+
+
+def _head(
+    id: str, created: int, told: dict[str, Any], body: ResponsesRequest, exchange: Callable[[], Exchange | None]
+) -> ResponseHead:
+    def entries(tokens: Sequence[Scored]) -> list[dict[str, Any]]:
+        computing = exchange()
+        assert computing is not None, "there are no tokens before"
+        return chat_logprobs(computing.served.engine.tokenizer, tokens, body.top_logprobs or 0)
+
+    return ResponseHead(id, created, told, time.time, body.wants_summary, entries if body.wants_logprobs else None)
 
 
 @router.post("/v1/responses/input_tokens")
 async def count_input_tokens(request: Request, body: ResponsesRequest) -> Response:
     """Count the tokens of a request."""
     _, asked = await _asked(request, body, new_response_id())
-    ids = await until_gone(request, service_of(request).prompt_ids(asked))
-    return JSON({"object": "response.input_tokens", "input_tokens": len(ids)})
+    service = service_of(request)
+
+    async def counted() -> int:
+        return len(await service.prompt_ids(await _fitted(service, body, asked)))
+
+    tokens = await until_gone(request, counted())
+    return JSON({"object": "response.input_tokens", "input_tokens": tokens})
 
 
 @router.get("/v1/responses/{id}")
 async def retrieve_response(
     request: Request, id: str, stream: bool = False, starting_after: int | None = None
 ) -> Response:
-    """A response, or the events of its stream again."""
+    """A response, or the events of its stream from a place on, as they come."""
     desk, key = desk_of(request), key_of(request)
-    if stream:
-        return replay(await until_gone(request, desk.events(id, key)), starting_after)
-    return JSON(await desk.body(id, key))
+    if not stream:
+        return JSON(await desk.body(id, key))
+    if (live := desk.find(id, key)) is not None:
+        return follow(live, starting_after)
+    return replay(await until_gone(request, desk.events(id, key)), starting_after)
 
 
 @router.delete("/v1/responses/{id}")
 async def delete_response(request: Request, id: str) -> Response:
-    """Forget a response."""
+    """Forget a response; one under way is cancelled."""
     await desk_of(request).forget(id, key_of(request))
     return JSON({"id": id, "object": "response", "deleted": True})
 
 
 @router.post("/v1/responses/{id}/cancel")
 async def cancel_response(request: Request, id: str) -> Response:
-    """End a response that is being made; one that is over stays as it is."""
-    desk, key = desk_of(request), key_of(request)
-    if (live := desk.find(id, key)) is not None:
-        live.exchange.close()
-        with suppress(TimeoutError):  # its client reads slowly
-            await asyncio.wait_for(live.done.wait(), CANCEL_SECONDS)
-    return JSON(await desk.body(id, key))
+    """End a response that is made in the background; one that is over stays as it is."""
+    return JSON(await desk_of(request).cancel(id, key_of(request)))
 
 
 @router.get("/v1/responses/{id}/input_items")

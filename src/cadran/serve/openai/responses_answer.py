@@ -26,7 +26,7 @@ from cadran.serve.events import (
 
 Wire = dict[str, Any]
 """An event of the stream, with its ``type`` and ``sequence_number``."""
-Status = Literal["in_progress", "completed", "incomplete", "failed", "cancelled"]
+Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 
 # There is no event for a response that was cancelled; its status says so.
 _ENDINGS: dict[Status, str] = {
@@ -118,15 +118,16 @@ class ResponseEvents:
 
     Args:
         head: what does not change.
+        queued: whether it is told before it has its place; ``begin`` comes first then.
 
     Attributes:
         status: of the response.
         over: whether the last event was told.
     """
 
-    def __init__(self, head: ResponseHead) -> None:
+    def __init__(self, head: ResponseHead, queued: bool = False) -> None:
         self.head = head
-        self.status: Status = "in_progress"
+        self.status: Status = "queued" if queued else "in_progress"
         self.over = False
         self._items: list[_Item] = []
         self._open: _Item | None = None
@@ -137,6 +138,10 @@ class ResponseEvents:
         self._used: Used | None = None
         self._completed: int | None = None
 
+    def begin(self) -> list[Wire]:
+        """What is told before there is any event: the response waits for its place."""
+        return [self._wire(f"response.{state}", response=self.snapshot()) for state in ("created", "queued")]
+
     def feed(self, event: Event) -> list[Wire]:
         """What an event means to the client."""
         return list(self._told(event))
@@ -146,6 +151,9 @@ class ResponseEvents:
             return
         if not self._number:
             yield self._wire("response.created", response=self.snapshot())
+            yield self._wire("response.in_progress", response=self.snapshot())
+        elif self.status == "queued" and not isinstance(event, Failed):
+            self.status = "in_progress"
             yield self._wire("response.in_progress", response=self.snapshot())
         match event:
             case Admitted():
@@ -240,7 +248,7 @@ class ResponseEvents:
         yield self._wire(_ENDINGS[status], response=self.snapshot())
 
     def cancel(self) -> list[Wire]:
-        """The client has gone before the end: what would be told, had anybody stayed."""
+        """The client has gone before the end, or does not want it: what is told to whoever has stayed."""
         return [] if self.over else list(self._end("cancelled"))
 
     def fail(self, error: ApiError) -> Wire:
@@ -288,6 +296,27 @@ class ResponseEvents:
             return self._of_item(f"response.reasoning_summary_part.{what}", item, summary_index=0, part=part)
         logprobs = list(item.logprobs) if what == "done" else []
         return self._of_item(f"response.content_part.{what}", item, content_index=0, part=item.part(text, logprobs))
+
+
+def cut_off(body: Mapping[str, Any], error: ApiError | None) -> tuple[dict[str, Any], list[Wire]]:
+    """A response that its server does not bring to an end.
+
+    Args:
+        body: as it stood.
+        error: why it failed; None where it was cancelled.
+
+    Returns:
+        The response object, and the events of a stream that say no more than that.
+    """
+    status: Status = "cancelled" if error is None else "failed"
+    output = [
+        {**item, "status": "completed" if item["status"] == "completed" else "incomplete"} for item in body["output"]
+    ]
+    ended = {**body, "status": status, "error": None if error is None else _error(error), "output": output}
+    told = (("response.created", {**body, "output": []}), (_ENDINGS[status], ended))
+    return ended, [
+        {"type": type, "sequence_number": number, "response": response} for number, (type, response) in enumerate(told)
+    ]
 
 
 def usage_of(used: Used) -> dict[str, Any]:

@@ -1,12 +1,12 @@
 """Responses under way and stored ones, of one server: where they are found by their ids.
 
-A response is committed before anybody is told that it is complete, so a server that is killed forgets nothing that it
-said. One whose client goes away is stored as ``cancelled``.
+Those of one API key are not found with another. One that is made in the background may be under way in another server
+of the same database, or in one that is gone, which its lease tells.
 """
 
 import asyncio
-import logging
 import secrets
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -14,105 +14,17 @@ from fastapi import Request
 from sqlalchemy.orm import Session
 
 from cadran.serve.api_error import ApiError
-from cadran.serve.events import Event, Failed
-from cadran.serve.exchange import Exchange
 from cadran.serve.family import service_of
-from cadran.serve.openai.responses_answer import ResponseEvents, ResponseHead, Wire, response_id_of
+from cadran.serve.openai.responses_answer import Wire, cut_off, response_id_of
+from cadran.serve.openai.responses_background import BackgroundResponses
 from cadran.serve.openai.responses_items import Item
+from cadran.serve.openai.responses_live import LiveResponse
 from cadran.serve.service import Service
 from cadran.serve.state import stored_response as stored
 
-log = logging.getLogger(__name__)
+LOST = "the server that made the response has stopped before its end; ask again"
 
 T = TypeVar("T")
-
-
-class LiveResponse:
-    """A response under way.
-
-    Args:
-        desk: that it is kept at.
-        head: of it.
-        exchange: that computes it.
-        key: name of the API key that asked, or None.
-        items: of the request.
-        keep: whether to store it.
-
-    Attributes:
-        events: what was told of it.
-        done: set when it is over and stored.
-    """
-
-    def __init__(
-        self,
-        desk: "ResponseDesk",
-        head: ResponseHead,
-        exchange: Exchange,
-        *,
-        key: str | None,
-        items: list[Item],
-        keep: bool,
-    ) -> None:
-        self.exchange, self.key, self.items = exchange, key, items
-        self.events = ResponseEvents(head)
-        self.done = asyncio.Event()
-        self._desk, self._keep = desk, keep
-        self._told: list[Wire] = []
-        self._last: Wire | None = None
-        self._concluding: asyncio.Future[None] | None = None
-
-    @property
-    def id(self) -> str:
-        """Of the response."""
-        return self.events.head.id
-
-    def feed(self, event: Event) -> list[Wire]:
-        """See ``ResponseEvents.feed``."""
-        return self._noted(self.events.feed(event))
-
-    def _noted(self, wires: list[Wire]) -> list[Wire]:
-        if self._keep:
-            self._told += wires
-        self._last = wires[-1] if wires else self._last
-        return wires
-
-    async def read(self) -> None:
-        """Read the exchange to its end, for nobody but the record.
-
-        Raises:
-            ApiError: it failed.
-        """
-        async for event in self.exchange:
-            self.feed(event)
-            if isinstance(event, Failed):
-                raise event.error
-
-    async def conclude(self) -> Wire | None:
-        """Commit it, cancelled if it goes on; may be called twice, and whoever waits for it may be cancelled.
-
-        Returns:
-            The last event, which tells of a failure where it could not be stored; None when there was none.
-        """
-        if self._concluding is None:
-            if not self.events.over:
-                self._noted(self.events.cancel())
-            self._concluding = asyncio.ensure_future(self._store())
-        await asyncio.shield(self._concluding)
-        return self._last
-
-    async def _store(self) -> None:
-        try:
-            if self._keep:
-                await self._desk.store(self.key, self.events.snapshot(), self.items, self._told)
-        except Exception as error:
-            # Not the whole error: the database's repeats what was to be written, which is nobody else's business.
-            reason = f"{type(error).__name__}: {getattr(error, 'orig', '')}"
-            log.error("a response could not be stored", extra={"response": self.id, "reason": reason})
-            problem = "the response could not be stored; ask again with store false, or see the server's log"
-            self._last = self.events.fail(ApiError("internal", problem))
-        finally:
-            self._desk.live.pop(self.id, None)
-            self.done.set()
 
 
 class ResponseDesk:
@@ -122,38 +34,54 @@ class ResponseDesk:
         service: whose database holds the stored ones.
 
     Attributes:
-        live: streamed responses under way that will be stored, by id.
+        live: responses under way that are stored at their end, by id: streamed ones, and those in the background.
+        background: makes the latter.
     """
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self.live: dict[str, LiveResponse] = {}
+        self.background = BackgroundResponses(service, self.live, self._run)
 
     @property
     def keeps(self) -> bool:
         """Whether responses are stored at all."""
         return self._service.settings.stored_responses > 0
 
-    async def store(self, key: str | None, body: dict[str, Any], items: list[Item], events: list[Wire]) -> None:
-        """Commit a response."""
-        most = self._service.settings.stored_responses
-        await self._run(
-            lambda session: stored.store(session, stored.StoredResponse.of(key, body, items, events), most), write=True
-        )
+    async def keep(self, live: LiveResponse) -> None:
+        """See ``Keeper``."""
+        most, body = self._service.settings.stored_responses, live.events.snapshot()
+
+        def commit(session: Session) -> bool:
+            row = stored.StoredResponse.of(live.key, body, live.items, live.told)
+            if live.background:
+                return stored.finish(session, row, most)
+            stored.store(session, row, most)
+            return True
+
+        if not await self._run(commit, write=True):
+            raise ApiError("conflict", "the response was deleted or cancelled while it was being made; ask again")
+
+    def ended(self, live: LiveResponse) -> None:
+        """See ``Keeper``."""
+        self.live.pop(live.id, None)
 
     def find(self, id: str, key: str | None) -> LiveResponse | None:
-        """A response under way that was asked for with the key."""
+        """A response under way here that was asked for with the key."""
         live = self.live.get(id)
         return live if live is not None and live.key == key else None
 
     async def body(self, id: str, key: str | None) -> dict[str, Any]:
-        """A response, as it stands.
+        """A response, as it stands; that it is over is told only when it is stored.
 
         Raises:
             ApiError: there is none that was made with the key.
         """
         if (live := self.find(id, key)) is not None:
-            return live.events.snapshot()
+            if not live.events.over:
+                return live.events.snapshot()
+            await live.done.wait()
+        await self._lease(id, key)
         return await self._run(lambda session: stored.read_body(session, id, key))
 
     async def input(self, id: str, key: str | None) -> list[Item]:
@@ -163,16 +91,60 @@ class ResponseDesk:
         return await self._run(lambda session: stored.read_input(session, id, key))
 
     async def events(self, id: str, key: str | None) -> list[Wire]:
-        """The events of its stream, once it is over; raises as ``body``."""
-        if (live := self.find(id, key)) is not None:
-            await live.done.wait()
+        """The events of the stream of one that is not under way here; raises as ``body``."""
+        if await self._lease(id, key) is not None:
+            raise ApiError("conflict", "the response is being made by another server; ask for it without stream")
         return await self._run(lambda session: stored.read_events(session, id, key))
 
+    async def cancel(self, id: str, key: str | None) -> dict[str, Any]:
+        """End a response that is made in the background; one that is over stays as it is.
+
+        Returns:
+            What there is of it.
+
+        Raises:
+            ApiError: as ``body``; it is not made in the background.
+        """
+        body = await self.body(id, key)
+        if not body["background"]:
+            problem = "the response is not made in the background; it ends when its connection is closed"
+            raise ApiError("invalid", problem)
+        if (live := self.find(id, key)) is not None:
+            await self.background.cancel(live)
+        while (lease := await self._lease(id, key)) is not None:  # in another server, which will see it
+            await self._end(id, key, lease, None)
+        return await self.body(id, key)
+
     async def forget(self, id: str, key: str | None) -> None:
-        """Delete it; raises as ``body``, also while it is under way."""
-        if self.find(id, key) is not None:
-            raise ApiError("conflict", "the response is being made; cancel it first")
-        await self._run(lambda session: stored.forget(session, id, key), write=True)
+        """Delete it; one that is under way is cancelled. Raises as ``body``."""
+        live = self.find(id, key)
+        if live is not None:
+            live.drop()
+            if live.background:
+                await self.background.cancel(live)
+            elif live.concluding:
+                await live.done.wait()
+            elif live.exchange is not None:
+                live.exchange.close()
+                self.ended(live)
+        try:
+            await self._run(lambda session: stored.forget(session, id, key), write=True)
+        except ApiError:
+            if live is None:
+                raise
+
+    async def _lease(self, id: str, key: str | None) -> float | None:
+        """Until when another server vouches for the response; None where it is over, also if none vouches any more."""
+        while (lease := await self._run(lambda session: stored.read_lease(session, id, key))) is not None:
+            if lease >= time.time():
+                return lease
+            await self._end(id, key, lease, ApiError("internal", LOST))
+        return None
+
+    async def _end(self, id: str, key: str | None, lease: float, error: ApiError | None) -> None:
+        body = await self._run(lambda session: stored.read_body(session, id, key))
+        ended, events = cut_off(body, error)
+        await self._run(lambda session: stored.end(session, ended, events, lease), write=True)
 
     async def conversation(self, previous: str | None, items: list[Item], key: str | None) -> list[Item]:
         """All items that a request means.
@@ -187,9 +159,9 @@ class ResponseDesk:
         """
         earlier: list[Item] = []
         if previous is not None:
-            if self.find(previous, key) is not None:
-                problem = "the response that is to be continued is being made; wait for its end"
-                raise ApiError("conflict", problem, param="previous_response_id")
+            if self.find(previous, key) is not None or await self._lease(previous, key) is not None:
+                problem = "the response that is to be continued is not completed; wait for its end"
+                raise ApiError("invalid", problem, param="previous_response_id")
             earlier = await self._run(lambda session: stored.read_conversation(session, previous, key))
         wanted = {item["id"] for item in items if item["type"] == "item_reference"}
         if wanted:

@@ -86,9 +86,12 @@ class ResponsesRequest(SamplingFields):
         Raises:
             ApiError: it asks for what is not there, or contradicts itself.
         """
-        for name in ("conversation", "prompt", "background"):
+        for name in ("conversation", "prompt"):
             if getattr(self, name):
                 raise ApiError("invalid", f"{name} is not supported here; leave it out", param=name)
+        if self.background and self.store is False:
+            problem = "a response made in the background is asked for later, so it has to be stored; leave store out"
+            raise ApiError("invalid", problem, param="store")
         if self.n not in (None, 1):
             raise ApiError("invalid", "a response is one answer; leave n out", param="n")
         if any(len(key) > 64 or len(value) > 512 for key, value in (self.metadata or {}).items()):
@@ -187,7 +190,7 @@ class ResponsesRequest(SamplingFields):
         """
         told: dict[str, Any] = {
             "model": model,
-            "background": False,
+            "background": bool(self.background),
             "instructions": self.instructions,
             "max_output_tokens": self.max_output_tokens,
             "max_tool_calls": self.max_tool_calls,

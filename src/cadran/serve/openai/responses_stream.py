@@ -1,16 +1,24 @@
-"""A response as it is streamed: stored before its end is told, and stored as cancelled when the client goes away."""
+"""A response as it is streamed: stored before its end is told, and stored as cancelled when the client goes away.
+
+What is made in the background, or was streamed before, is told from any place on and as often as somebody asks.
+"""
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from cadran.serve.answering import StreamAnswer, sse
 from cadran.serve.events import Event
+from cadran.serve.exchange import Exchange
+from cadran.serve.followed import FollowedStream
 from cadran.serve.openai.responses_answer import Wire
-from cadran.serve.openai.responses_desk import LiveResponse
+from cadran.serve.openai.responses_live import LiveResponse
 
 MEDIA_TYPE = "text/event-stream"
+AT_ONCE = 200
+"""Events that are written in one piece to somebody who is far behind, so that others have their turn."""
 
 
 class ResponseTranslator:
@@ -35,14 +43,15 @@ class ResponseTranslator:
 
 
 class ResponseStream(StreamAnswer):
-    """Streams a response.
+    """Streams a response that ends with its client.
 
     Args:
         live: the response.
+        exchange: that computes it.
     """
 
-    def __init__(self, live: LiveResponse) -> None:
-        super().__init__(live.exchange, ResponseTranslator(live))
+    def __init__(self, live: LiveResponse, exchange: Exchange) -> None:
+        super().__init__(exchange, ResponseTranslator(live))
         self._live = live
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,6 +66,20 @@ class ResponseStream(StreamAnswer):
         if pieces and self._live.events.over and (last := await self._live.conclude()) is not None:
             pieces[-1] = sse(last, last["type"])
         return b"".join(pieces)
+
+
+def follow(live: LiveResponse, after: int | None) -> Response:
+    """A stream of a response under way, which goes on when this client goes away.
+
+    Args:
+        live: the response; it is stored.
+        after: as in ``replay``.
+    """
+
+    def frames(position: int) -> Iterator[bytes]:
+        return (sse(wire, wire["type"]) for wire in islice(live.told_from(position), AT_ONCE))
+
+    return FollowedStream(live, frames, 0 if after is None else max(0, after + 1))
 
 
 def replay(events: Sequence[Wire], after: int | None) -> Response:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from cadran.serve.answering import to_json
 from cadran.serve.api_error import ApiError
 from cadran.serve.events import Admitted, Event, Failed, Finished, Prefilled, Reasoned, Spoke, Used
+from cadran.serve.followed import News
 from cadran.serve.replicate.output import OutputItems
 
 Status = Literal["starting", "processing", "succeeded", "failed", "canceled"]
@@ -61,7 +62,7 @@ class Prediction:
         self.status: Status = "starting"
         self.told: list[Told] = []
         self.refused: ApiError | None = None
-        self.begun, self.ended, self._news = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.begun, self.ended, self._news = asyncio.Event(), asyncio.Event(), News()
         self.created = clock()
         self.started: float | None = None
         self.completed: float | None = None
@@ -152,8 +153,7 @@ class Prediction:
         if texts:
             self.told += [Told(event, text) for text in texts]
             self.bytes += sum(160 + sys.getsizeof(text) for text in texts)
-            self._news.set()
-            self._news = asyncio.Event()
+            self._news.tell()
 
     def body(self, base: str, *, fresh: bool = False) -> dict[str, Any]:
         """As clients read it.

@@ -3,24 +3,21 @@
 They are bounded in number and in memory; the oldest finished ones go first, of whoever has most. On the event loop.
 """
 
-import asyncio
-import logging
 import secrets
 import time
 from collections import deque
 from collections.abc import Mapping
-from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from fastapi import Request
 
 from cadran.serve.api_error import ApiError
 from cadran.serve.asked import GenerateRequest
+from cadran.serve.background import Background
 from cadran.serve.family import service_of
 from cadran.serve.replicate.prediction import Clock, Prediction
 from cadran.serve.service import Service
-
-log = logging.getLogger(__name__)
 
 KEPT_SECONDS = 3600.0
 PAGE = 100
@@ -41,9 +38,8 @@ class Predictions:
     ) -> None:
         self._service, self._clock, self._most, self._most_bytes = service, clock, most, most_bytes
         self._known: dict[str, Prediction] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
         self._made = 0
-        service.endings.append(self.end)
+        self._background = Background(service, "predictions", most=most, most_bytes=most_bytes)
 
     def start(
         self, request: GenerateRequest, *, model: str, version: str, input: Mapping[str, Any], owner: object,
@@ -68,33 +64,11 @@ class Predictions:
             secrets.token_hex(13), self._made, model=model, version=version, input=input, owner=owner,
             clock=self._clock, logs_metrics=logs_metrics,
         )  # fmt: skip
-        going = [self._known[id] for id in self._tasks if id in self._known]
-        if len(going) >= self._most or sum(other.bytes for other in going) + made.bytes > self._most_bytes:
-            raise ApiError("overloaded", "too many predictions are under way; try again later", retry_after=5)
+        begin = partial(self._service.begin, request)
+        self._background.start(made, begin, ended=self._make_room, lifetime=lifetime)
         self._known[made.id] = made
         self._make_room()
-        task = self._tasks[made.id] = asyncio.create_task(self._run(made, request, lifetime))
-        task.add_done_callback(lambda _: self._tasks.pop(made.id, None))
         return made
-
-    async def _run(self, prediction: Prediction, request: GenerateRequest, lifetime: float | None) -> None:
-        deadline = self._service.settings.deadline
-        try:
-            async with asyncio.timeout(min(filter(None, (lifetime, deadline)), default=None)):
-                async with await self._service.begin(request) as exchange, aclosing(aiter(exchange)) as events:
-                    async for event in events:
-                        prediction.feed(event)
-        except TimeoutError:
-            if deadline is not None and (lifetime is None or deadline < lifetime):
-                prediction.fail(ApiError("timeout", f"it was not done after {deadline:g} s; ask for fewer tokens"))
-        except ApiError as error:
-            prediction.fail(error)
-        except Exception:
-            log.exception("a prediction failed")
-            prediction.fail(ApiError("internal", "the server failed on this prediction; its log says why"))
-        finally:
-            prediction.cancel()  # where nothing else has ended it
-            self._make_room()
 
     def get(self, id: str, owner: object) -> Prediction:
         """A prediction.
@@ -138,10 +112,7 @@ class Predictions:
 
     async def cancel(self, prediction: Prediction) -> None:
         """End a prediction; when this returns its place is free. One that is over stays as it is."""
-        prediction.cancel()
-        if (task := self._tasks.get(prediction.id)) is not None:
-            task.cancel()
-            await asyncio.wait((task,))
+        await self._background.cancel(prediction)
 
     def forget(self, prediction: Prediction) -> None:
         """Nobody has been told of it."""
@@ -149,13 +120,7 @@ class Predictions:
 
     async def end(self) -> None:
         """End all that are under way with an error: the server stops."""
-        tasks = list(self._tasks.values())
-        for id, task in self._tasks.items():
-            if id in self._known:
-                self._known[id].fail(ApiError("draining", "the server has stopped; try again later", retry_after=5))
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await self._background.end()
 
     def _expired(self, prediction: Prediction) -> bool:
         return prediction.completed is not None and self._clock() - prediction.completed > KEPT_SECONDS

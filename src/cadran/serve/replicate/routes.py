@@ -15,6 +15,7 @@ from starlette.responses import Response
 from cadran.errors import UserError
 from cadran.serve.answering import JSON, until_gone
 from cadran.serve.api_error import ApiError
+from cadran.serve.background import REFUSAL_SECONDS
 from cadran.serve.family import service_of
 from cadran.serve.known_model import KnownModel
 from cadran.serve.replicate.base_address import base_address
@@ -25,9 +26,6 @@ from cadran.serve.replicate.preferences import hold_seconds, lifetime_seconds
 from cadran.serve.replicate.problem import InvalidField, InvalidInput
 from cadran.serve.replicate.stream import PredictionStream, position_after
 from cadran.serve.replicate.version import find_model, find_version, version_body, version_of
-
-REFUSAL_SECONDS = 0.5
-"""How long a creation that is not held waits for a refusal, which then has its own status."""
 
 router = APIRouter(tags=["Replicate"])
 

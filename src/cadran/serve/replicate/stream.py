@@ -3,21 +3,14 @@
 Every event has an id, since clients drop those that have none; ``Last-Event-ID`` goes on behind it.
 """
 
-import asyncio
 import re
 from collections.abc import Iterator
-from contextlib import suppress
+from functools import partial
 
-from fastapi import Request
-from starlette.requests import ClientDisconnect
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
-
-from cadran.serve.answering import PING_SECONDS, sse, until_gone
+from cadran.serve.answering import sse
+from cadran.serve.followed import FollowedStream
 from cadran.serve.replicate.output import streamable
 from cadran.serve.replicate.prediction import Prediction
-
-PING = b": ping\n\n"
 
 
 def frames(prediction: Prediction, position: int) -> Iterator[bytes]:
@@ -40,7 +33,7 @@ def position_after(prediction: Prediction, last: str | None) -> int:
     return min(int(found[2]) + 1, len(prediction.told))
 
 
-class PredictionStream(Response):
+class PredictionStream(FollowedStream):
     """Follows a prediction to its end. The prediction goes on when the client goes away.
 
     Args:
@@ -49,32 +42,4 @@ class PredictionStream(Response):
     """
 
     def __init__(self, prediction: Prediction, position: int) -> None:
-        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
-        self._prediction, self._position = prediction, position
-        # Exactly the bare type: the client compares it.
-        self.headers["content-type"] = "text/event-stream"
-        del self.headers["content-length"]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As ASGI calls it."""
-        with suppress(ClientDisconnect, OSError):
-            await until_gone(Request(scope, receive), self._write(send))
-
-    async def _write(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        prediction, position = self._prediction, self._position
-        while True:
-            pieces = list(frames(prediction, position))
-            position += len(pieces)
-            if pieces:
-                await send({"type": "http.response.body", "body": b"".join(pieces), "more_body": True})
-            if position < len(prediction.told):
-                continue
-            if prediction.over:
-                break
-            try:
-                async with asyncio.timeout(PING_SECONDS):
-                    await prediction.news()
-            except TimeoutError:
-                await send({"type": "http.response.body", "body": PING, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        super().__init__(prediction, partial(frames, prediction), position)

@@ -1,15 +1,18 @@
 """Responses that can be asked for again, and be continued. Source: api-contracts 3.1 and 3.4.
 
-A response is committed before its completion is acknowledged. Texts are kept as ASCII JSON: some databases refuse a
-zero character, or half of a surrogate pair, that a client may well send.
+A response is committed before its completion is acknowledged. One that is made in the background is there from its
+beginning, under a lease that its server renews: where that has run out, the server is gone. Texts are kept as ASCII
+JSON: some databases refuse a zero character, or half of a surrogate pair, that a client may well send.
 """
 
 import json
 import re
+import time
 import zlib
+from collections.abc import Collection
 from typing import Any, NoReturn
 
-from sqlalchemy import LargeBinary, String, Text, delete, select
+from sqlalchemy import Double, LargeBinary, String, Text, delete, or_, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Mapped, Session, mapped_column
 
 from cadran.serve.api_error import ApiError
@@ -34,6 +37,7 @@ class StoredResponse(Base):
         body: the response object, JSON.
         input: the items of its own request, JSON.
         events: of its stream: JSON, compressed by zlib, in which they shrink to a tenth.
+        lease: until when, in seconds since 1970, its server vouches that it is being made; None when it is over.
     """
 
     __tablename__ = "stored_response"
@@ -45,9 +49,12 @@ class StoredResponse(Base):
     body: Mapped[str] = mapped_column(Text)
     input: Mapped[str] = mapped_column(Text)
     events: Mapped[bytes] = mapped_column(LargeBinary)
+    lease: Mapped[float | None] = mapped_column(Double)
 
     @classmethod
-    def of(cls, key: str | None, body: dict[str, Any], input: Items, events: Items) -> "StoredResponse":
+    def of(
+        cls, key: str | None, body: dict[str, Any], input: Items, events: Items, lease: float | None = None
+    ) -> "StoredResponse":
         """A row.
 
         Args:
@@ -55,28 +62,88 @@ class StoredResponse(Base):
             body: the response object.
             input: items of the request.
             events: of the stream.
+            lease: see the class.
         """
         return cls(
             response=body["id"], key=key, previous=body["previous_response_id"], body=json.dumps(body),
-            input=json.dumps(input), events=zlib.compress(json.dumps(events).encode("ascii"), 1),
+            input=json.dumps(input), events=_packed(events), lease=lease,
         )  # fmt: skip
 
 
 def store(session: Session, row: StoredResponse, most: int) -> None:
-    """Add a response; of those made with the same key the oldest go.
+    """Add a response; of those made with the same key the oldest that are over go.
 
     Args:
         session: to write with.
         row: of it.
-        most: how many of a key are kept.
+        most: how many of a key are kept, beside those under way, which admission bounds.
     """
     session.add(row)
     session.flush()
-    mine = StoredResponse.key == row.key
-    newest = select(StoredResponse.id).where(mine).order_by(StoredResponse.id.desc())
+    over = or_(StoredResponse.lease.is_(None), StoredResponse.lease < time.time())
+    mine = (StoredResponse.key == row.key, over)
+    newest = select(StoredResponse.id).where(*mine).order_by(StoredResponse.id.desc())
     last = session.scalar(newest.offset(most).limit(1))
     if last is not None:
-        session.execute(delete(StoredResponse).where(mine, StoredResponse.id <= last))
+        session.execute(delete(StoredResponse).where(*mine, StoredResponse.id <= last))
+
+
+def finish(session: Session, row: StoredResponse, most: int) -> bool:
+    """Replace a response under way by the whole of it, which counts as the newest; else as ``store``.
+
+    Returns:
+        False where it is under way no more: somebody has deleted or ended it.
+    """
+    leased = (StoredResponse.response == row.response, StoredResponse.lease.is_not(None))
+    if not session.execute(delete(StoredResponse).where(*leased).returning(StoredResponse.id)).all():
+        return False
+    store(session, row, most)
+    return True
+
+
+def renew(session: Session, ids: Collection[str], until: float, bodies: dict[str, dict[str, Any]]) -> set[str]:
+    """Vouch for responses under way.
+
+    Args:
+        session: to write with.
+        ids: of them.
+        until: the new lease.
+        bodies: what some of them have become, by id.
+
+    Returns:
+        Those that are still under way; others were deleted or ended by somebody.
+    """
+    leased = (StoredResponse.response.in_(ids), StoredResponse.lease.is_not(None))
+    renewed = update(StoredResponse).where(*leased).values(lease=until).returning(StoredResponse.response)
+    there = set(session.scalars(renewed))
+    for id in there & bodies.keys():
+        changed = update(StoredResponse).where(StoredResponse.response == id)
+        session.execute(changed.values(body=json.dumps(bodies[id])))
+    return there
+
+
+def read_lease(session: Session, id: str, key: str | None) -> float | None:
+    """Until when a response is vouched for; None where it is over or not there. As ``read_body``."""
+    if not _RESPONSE_ID.fullmatch(id):
+        return None
+    return session.scalar(select(StoredResponse.lease).where(StoredResponse.response == id, StoredResponse.key == key))
+
+
+def end(session: Session, body: dict[str, Any], events: Items, lease: float) -> bool:
+    """End a response that is made elsewhere, or was.
+
+    Args:
+        session: to write with.
+        body: the response object, ended.
+        events: of its stream.
+        lease: that was read.
+
+    Returns:
+        False where it was renewed or has ended meanwhile; nothing was changed then.
+    """
+    there = (StoredResponse.response == body["id"], StoredResponse.lease == lease)
+    ended = update(StoredResponse).where(*there).values(lease=None, body=json.dumps(body), events=_packed(events))
+    return bool(session.scalars(ended.returning(StoredResponse.id)).all())
 
 
 def read_body(session: Session, id: str, key: str | None) -> dict[str, Any]:
@@ -171,3 +238,7 @@ def _known(id: str, param: str | None = None) -> None:
 def _missing(id: str, param: str | None = None) -> NoReturn:
     problem = f"there is no response {id[:80]!r} here; it was deleted, is too old or was not stored"
     raise ApiError("not_found", problem, param=param)
+
+
+def _packed(events: Items) -> bytes:
+    return zlib.compress(json.dumps(events).encode("ascii"), 1)

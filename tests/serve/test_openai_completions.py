@@ -176,3 +176,15 @@ def test_ids_outside_the_vocabulary_are_refused(client: openai.OpenAI) -> None:
             ask(client, ids)
     with pytest.raises(openai.BadRequestError):
         ask(client, [-1])
+
+
+def test_an_answer_has_as_many_tokens_as_it_must_and_then_ends_where_it_would(
+    client: openai.OpenAI, server: LiveServer
+) -> None:
+    (end,) = tokens(server, "<|endoftext|>", parse_special=True)
+    ends_at_once = {"logit_bias": {str(end): 100}, "max_tokens": 30, "temperature": 0}
+    assert ask(client, **ends_at_once).usage.completion_tokens <= 1
+    for stream in (False, True):
+        answer = ask(client, **ends_at_once, extra_body={"min_tokens": 12}, stream=stream, logprobs=0)
+        text, reasons, scored = rebuilt(list(answer) if stream else [answer])
+        assert reasons == ["stop"] and len(scored["tokens"]) == 12 and text

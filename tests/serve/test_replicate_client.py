@@ -200,7 +200,7 @@ def test_a_prediction_of_an_engine_that_fails_has_failed(tiny: Path) -> None:
     try:
         client = make_client(live)
         with pytest.raises(ModelError, match="engine failed"):
-            client.run("cadran/tiny", input=LONG)
+            client.run("cadran/tiny", input=asked(max_tokens=300, seed=9))
         failed = client.predictions.list()[0]
         assert failed.status == "failed" and failed.error and failed.completed_at
         with pytest.raises(RuntimeError, match="engine failed"):
@@ -218,7 +218,7 @@ def test_a_prediction_of_an_engine_that_fails_has_failed(tiny: Path) -> None:
         (asked(temperature="hot"), "input.temperature"),
         (asked(max_tokens=None, max_new_tokens=0), "input.max_new_tokens"),
         (asked(top_p=2), "input.top_p"),
-        (asked(min_tokens=3), "input.min_tokens"),
+        (asked(min_tokens=3, max_tokens=2), "input.min_tokens"),
         (asked(prompt_template="no place"), "input.prompt_template"),
         (asked(messages=[{"role": "user", "content": "x"}]), "input.messages"),
     ],

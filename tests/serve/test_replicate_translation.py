@@ -72,7 +72,7 @@ def test_the_defaults_are_those_of_llama() -> None:
     assert 0 <= chosen.pop("seed") < 2**64
     assert chosen == {
         "temperature": 0.6, "top_p": 0.9, "top_k": 50, "presence_penalty": 0.0, "frequency_penalty": 0.0,
-        "repetition_penalty": 1.0,
+        "repetition_penalty": 1.0, "min_tokens": 0,
     }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cadran.engine.depth import Depth
-from cadran.engine.grammar import Matcher
+from cadran.engine.grammar import Mask, Matcher
 from cadran.engine.request import Finish, Request, Scored
 from cadran.engine.sampler import Sampler, score
 from cadran.engine.speculation import Drafter
@@ -53,6 +53,8 @@ class Answer:
         fresh: tokens that nobody was told of yet.
         complete: whether the prompt was read.
         dropped: whether nobody wants to hear of it.
+        early: how many tokens must still come before a stop id may.
+        plain: whether the runner can choose without asking here after each token.
         reported: whether anything was said of it.
     """
 
@@ -63,6 +65,7 @@ class Answer:
         "depth",
         "drafter",
         "dropped",
+        "early",
         "finish",
         "fresh",
         "held",
@@ -92,7 +95,8 @@ class Answer:
         self.row = -1
         self.state = State.NEW
         self.stops = frozenset(request.stop_ids)
-        self.plain = request.grammar is None and not request.logprobs and not request.top
+        self.early = request.params.min_tokens if self.stops else 0
+        self.plain = request.grammar is None and not request.logprobs and not request.top and not self.early
         self.fresh: list[Scored] = []
         self.scored: list[Scored] = []
         if request.prompt_logprobs and index == 0:
@@ -192,6 +196,9 @@ class Answer:
             self.finish = "stop"
             return
         self.ids.append(token)
+        if self.early:
+            self.early -= 1
+            self.plain = not (self.early or self.request.grammar or self.request.logprobs or self.request.top)
         if self.matcher is not None:
             self.matcher.accept(token)
             if self.matcher.ended:
@@ -206,7 +213,7 @@ class Answer:
     def _choose(self, row: Logits) -> None:
         assert self.sampler is not None
         request, length = self.request, len(self.ids)
-        mask = self.matcher.mask() if self.matcher is not None else None
+        mask = self._mask(len(row))
         chosen = self.sampler.choose(row, length, mask, request.top, request.logprobs or request.top > 0)
         self.sampler.accept(chosen.token)
         self.take(chosen.token)
@@ -214,6 +221,17 @@ class Answer:
             self.fresh.append(chosen)
         if self.matcher is not None and self.finish is None:
             self._take_forced()
+
+    def _mask(self, width: int) -> Mask | None:
+        """What may come next, None for everything."""
+        mask = self.matcher.mask() if self.matcher is not None else None
+        if not self.early:
+            return mask
+        going = np.full(-(-width // 32), 2**32 - 1, np.uint32) if mask is None else mask.copy()
+        for id in self.stops:
+            if id // 32 < len(going):
+                going[id // 32] &= ~np.uint32(1 << id % 32)
+        return going if mask is None or going.any() else mask
 
     def _take_forced(self) -> None:
         """Go on with what must come, which is read together with what was chosen before it."""

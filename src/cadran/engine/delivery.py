@@ -51,7 +51,7 @@ class Delivery:
     ) -> None:
         self.request, self.post = request, post
         self._texts: list[TextStream | None] = [
-            TextStream(tokenizer, stop, shown=shown) for _ in range(request.answers)
+            TextStream(tokenizer, stop, shown=shown, deaf=request.params.min_tokens) for _ in range(request.answers)
         ]
         self._begun, self._first = perf_counter(), 0.0
         self._cached = self._generated = 0

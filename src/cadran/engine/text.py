@@ -25,6 +25,7 @@ class TextStream:
         skip_special: leave the special tokens out of the text.
         continues: the answer goes on from a prompt, so that SentencePiece keeps the space before its first word.
         shown: special ids whose names are part of the text all the same.
+        deaf: so many tokens at the beginning in which no stop string is sought; one that begins there is none either.
 
     Attributes:
         stopped: the stop string that was found, None while there is none.
@@ -41,12 +42,14 @@ class TextStream:
         *,
         continues: bool = True,
         shown: frozenset[int] = frozenset(),
+        deaf: int = 0,
     ) -> None:
         self.stopped: str | None = None
         self._tokenizer, self._shown = tokenizer, shown
         self._decoder = IncrementalDecoder(tokenizer, skip_special, continues=continues)
         self._stops = _StopFinder([stop] if isinstance(stop, str) else stop) if stop else None
         self._withheld = ""
+        self._deaf = deaf if stop else 0
 
     def push(self, token: int) -> str:
         """The characters that this token makes certain; "" after a stop string was found.
@@ -56,6 +59,14 @@ class TextStream:
         """
         if self.stopped is not None:
             return ""
+        if self._deaf:
+            stops, self._stops = self._stops, None
+            said = self._pushed(token)
+            self._stops, self._deaf = stops, self._deaf - 1
+            return said
+        return self._pushed(token)
+
+    def _pushed(self, token: int) -> str:
         if token in self._shown:  # it ends whatever character was under way
             return self._checked(self._decoder.flush() + self._tokenizer.token_bytes(token).decode("utf-8", "replace"))
         return self._checked(self._decoder.push(token))

@@ -18,6 +18,8 @@ class SamplingParams:
         top_k: number of tokens kept; 0 keeps all.
         seed: of the random numbers.
         max_tokens: most tokens to generate.
+        min_tokens: so many tokens must come before a stop id or a stop string may end the answer; where a grammar lets
+            nothing else come, it ends.
         min_p: tokens less probable than this share of the likeliest one are dropped; 0 keeps all.
         typical_p: smallest set of the most typical tokens that reaches this share; 1 keeps all.
         top_n_sigma: tokens whose logit is further below the largest than so many standard deviations are dropped; 0
@@ -43,6 +45,7 @@ class SamplingParams:
     top_k: int = 0
     seed: int = 0
     max_tokens: int = 256
+    min_tokens: int = 0
     min_p: float = 0.0
     typical_p: float = 1.0
     top_n_sigma: float = 0.0
@@ -72,6 +75,8 @@ class SamplingParams:
             raise UserError(f"top-k is {self.top_k}; give 0 (all) or a positive number")
         if self.max_tokens < 1:
             raise UserError(f"max-tokens is {self.max_tokens}; give a positive number, e.g. --max-tokens 100")
+        if self.min_tokens < 0:
+            raise UserError(f"min-tokens is {self.min_tokens}; give 0 (none) or a positive number")
         if not 0 <= self.seed < 2**64:
             raise UserError(f"the seed is {self.seed}; give a number from 0 to 2**64 - 1, e.g. --seed 1")
         self._check_truncation()

@@ -85,7 +85,7 @@ class SamplingFields(BaseModel):
     mirostat: Literal[0, 2] | None = None
     mirostat_tau: float | None = Field(default=None, gt=0, le=50)
     mirostat_eta: float | None = Field(default=None, gt=0, le=1)
-    min_tokens: int | None = Field(default=None, ge=0)
+    min_tokens: int | None = Field(default=None, ge=0, le=LARGEST)
     ignore_eos: bool = False
     stop_token_ids: Ids | None = Field(default=None, max_length=1024)
     bad_words: Texts | None = Field(default=None, max_length=BIASES)
@@ -159,12 +159,8 @@ class SamplingFields(BaseModel):
                 "invalid", "structural_tag is not known here; give json, regex, choice or grammar",
                 param="structured_outputs",
             )  # fmt: skip
-        if self.min_tokens and not (self.ignore_eos and not self.stop and not self.stop_token_ids):
-            raise ApiError(
-                "invalid",
-                "min_tokens cannot be promised here; use ignore_eos with max_tokens, or leave it out",
-                param="min_tokens",
-            )
+        if self.min_tokens and self.max_tokens and 0 < self.max_tokens < self.min_tokens:
+            raise ApiError("invalid", "min_tokens is more than max_tokens; give a smaller number", param="min_tokens")
         if self.prompt_logprobs is not None and self.stream:
             raise ApiError("invalid", "prompt_logprobs comes with whole answers only; leave stream out", param="stream")
 
@@ -181,7 +177,7 @@ class SamplingFields(BaseModel):
             "seed": seed % 2**64,
         }
         for name in (
-            "presence_penalty", "frequency_penalty", "min_p", "typical_p", "dry_multiplier", "dry_base",
+            "min_tokens", "presence_penalty", "frequency_penalty", "min_p", "typical_p", "dry_multiplier", "dry_base",
             "dry_allowed_length", "xtc_probability", "mirostat", "mirostat_tau", "mirostat_eta",
         ):  # fmt: skip
             if (value := getattr(self, name)) is not None:

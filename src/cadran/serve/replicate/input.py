@@ -88,11 +88,11 @@ class PredictionInput(BaseModel):
                 "presence_penalty": self.presence_penalty,
                 "frequency_penalty": self.frequency_penalty,
                 "repetition_penalty": self.repetition_penalty,
+                "min_tokens": max(self.min_tokens, 0),
                 "seed": secrets.randbits(63) if self.seed is None else self.seed % 2**64,
             },
             max_tokens=self.max_tokens,
             stop=self.stops,
-            ignore_end=self.min_tokens > 0,
         )
 
     def _conversation(self) -> tuple[Message, ...]:
@@ -139,10 +139,10 @@ def read_input(given: Mapping[str, Any]) -> PredictionInput:
         raise InvalidInput([InvalidField("required", "input", "prompt is required")])
     if read.prompt and read.messages is not None:
         _refuse("messages", "stands in place of prompt; give one of them")
+    if read.min_tokens > read.max_tokens:
+        _refuse("min_tokens", f"is more than max_tokens, which is {read.max_tokens}; give a smaller number")
     if sum(map(len, read.stops)) > MOST_STOPPING:
         _refuse("stop_sequences", f"may have {MOST_STOPPING} characters together")
-    if read.min_tokens > 0 and (read.min_tokens < read.max_tokens or read.stops):
-        _refuse("min_tokens", "cannot be promised here; give 0, or the same as max_tokens without stop_sequences")
     return read
 
 

@@ -151,7 +151,7 @@ def test_request_is_repeated_in_the_response(client: openai.OpenAI) -> None:
         ("input", [{"type": "web_search_call", "id": "w"}], "input.0"),
         ("input", [{"role": "robot", "content": "x"}], "input.0"),
         ("input", [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}], "input.0.content"),
-        ("input", [{"type": "function_call", "call_id": "c", "name": "f", "arguments": "["}], "input.0.arguments"),
+        ("input", [{"type": "function_call", "call_id": "c", "name": "f", "arguments": 3}], "input.0.arguments"),
         ("input", [{"type": "function_call_output", "call_id": "c", "output": "1"}], "input"),
         ("input", [{"type": "reasoning", "summary": 3}], "input.0.summary"),
     ],

@@ -166,6 +166,8 @@ class Gate:
                     (b"x-request-id", passage.id.encode("ascii")),
                     (b"openai-processing-ms", f"{passage.seconds * 1000:.0f}".encode()),
                 ]
+                if asked.anthropic:  # its package reads this one, from routes that OpenAI's share too
+                    told.append((b"request-id", passage.id.encode("ascii")))
                 if passage.computed:
                     told.append((b"server-timing", server_timing(passage.computed)))
                 headers += [(name, value) for name, value in told if name not in there]
@@ -194,13 +196,14 @@ class _Asked:
         length: bytes that are announced; 0 where it is no number.
         keys: everything that could be an API key.
         wanted, private: see ``Origins.preflight``.
+        anthropic: whether a client of Anthropic's asks.
     """
 
-    __slots__ = ("host", "id", "keys", "length", "origin", "private", "wanted")
+    __slots__ = ("anthropic", "host", "id", "keys", "length", "origin", "private", "wanted")
 
     def __init__(self, scope: Scope) -> None:
         self.id = self.host = self.origin = ""
-        self.length, self.wanted, self.private = 0, b"", False
+        self.length, self.wanted, self.private, self.anthropic = 0, b"", False, False
         self.keys: list[str] = []
         for name, value in scope["headers"]:
             match name.lower():
@@ -220,6 +223,8 @@ class _Asked:
                 case b"x-api-key" | b"api-key":
                     if key := value.decode("latin-1").strip():
                         self.keys.append(key)
+                case b"anthropic-version":
+                    self.anthropic = True
                 case b"access-control-request-headers":
                     self.wanted = value
                 case b"access-control-request-private-network":

@@ -20,6 +20,7 @@ from cadran.engine.sampler import SamplingParams
 from cadran.errors import UserError
 from cadran.serve.api_error import ApiError
 from cadran.serve.asked import GenerateRequest
+from cadran.serve.closed_schema import closed_grammar
 from cadran.serve.events import (
     Admitted,
     CallArguments,
@@ -80,7 +81,9 @@ class Generation:
         if self.room < 1:
             raise ApiError(
                 "too_long",
-                f"the prompt has {self.prompt_tokens} tokens and {self._context} fit with the answer; shorten it",
+                # Programs that shorten their conversation know the case by the words "this model's ... length is".
+                f"the prompt has {self.prompt_tokens} tokens and this model's maximum context length is "
+                f"{self._context} tokens, for the answer too; shorten it",
                 code="context_length_exceeded",
             )
         chat = request.messages is not None
@@ -306,19 +309,19 @@ async def render(request: GenerateRequest, served: ServedModel) -> Prompted:
     """
 
     def work() -> Prompted:
-        engine = served.engine
+        engine, grammar = served.engine, closed_grammar(request.grammar)
         if request.messages is not None:
             if engine.renderer is None:
                 raise ApiError("invalid", f"the model {served.known.name} only continues texts; ask /v1/completions")
-            return served.output.prompted(request, request.messages)
+            return served.output.prompted(replace(request, grammar=grammar), request.messages)
         prompt = request.prompt
         if not isinstance(prompt, str):
-            return Prompted(tuple(prompt or ()), request.grammar)
+            return Prompted(tuple(prompt or ()), grammar)
         ids = engine.tokenizer.encode(prompt, special=True)
         opening = engine.opening_ids
         if ids[: len(opening)] != opening:  # the client may have written the beginning of the text itself
             ids = [*opening, *ids]
-        return Prompted(tuple(ids), request.grammar)
+        return Prompted(tuple(ids), grammar)
 
     try:
         # Never on the event loop: however short the text, it waits for a long one that the tokenizer is at.

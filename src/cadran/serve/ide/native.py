@@ -54,13 +54,13 @@ async def completion(request: Request, body: CompletionRequest) -> Response:
 
 
 async def _infill_asked(service: Service, body: InfillRequest) -> tuple[GenerateRequest, bool]:
-    adapter = body.adapter(list(service.settings.adapters))
+    adapter = body.adapter(service.shelf.adapters)
     prompt = await fim_prompt(service, body.model, body.gap(), answer=body.predicted, adapter=adapter)
     return body.filled(prompt, adapter), prompt.truncated
 
 
 async def _completion_asked(service: Service, body: CompletionRequest, prompt: Any) -> GenerateRequest:
-    adapter = body.adapter(list(service.settings.adapters))
+    adapter = body.adapter(service.shelf.adapters)
     async with service.shelf.lend(service.shelf.resolve(body.model, adapter)) as served:
         try:
             ids = await asyncio.to_thread(prompt_ids, served.engine, prompt)

@@ -79,11 +79,11 @@ class NativeFields(OpenBody):
         seconds = self.t_max_predict_ms / 1000 if self.t_max_predict_ms > 0 else None
         return AnswerLimits(max(self.n_indent, 0), seconds)
 
-    def adapter(self, names: Sequence[str]) -> str | None:
+    def adapter(self, names: Mapping[int, str]) -> str | None:
         """The adapter that ``lora`` puts on the model.
 
         Args:
-            names: of the adapters of the server, in the order in which llama.cpp numbers them.
+            names: of the adapters of the server, ``MODEL:ADAPTER``, by the numbers that clients know them by.
 
         Raises:
             ApiError: several at once, in part, or one that is not there.
@@ -94,8 +94,10 @@ class NativeFields(OpenBody):
         id = wanted[0].get("id")
         if len(wanted) > 1 or wanted[0].get("scale", 1.0) != 1:
             raise ApiError("invalid", "one adapter at a time is applied, with the scale 1; leave others out of lora")
-        if not isinstance(id, int) or not 0 <= id < len(names):
-            raise ApiError("invalid", f"lora names the adapter {id!r} and there are {len(names)}", param="lora")
+        if not isinstance(id, int) or id not in names:
+            raise ApiError(
+                "invalid", f"lora names the adapter {id!r}; /lora-adapters lists those there are", param="lora"
+            )
         return names[id]
 
     def asked(
@@ -255,9 +257,7 @@ def prompt_ids(engine: Engine, prompt: Any) -> Prompt:
         ids = engine.tokenizer.encode(prompt, special=True)
         return tuple(ids if ids[: len(opening)] == opening else [*opening, *ids])
     ids = []
-    for number, part in enumerate(prompt):
-        if isinstance(part, int):
-            ids.append(part)
-        else:
-            ids += (opening if number == 0 else []) + engine.tokenizer.encode(part, special=True)
-    return tuple(ids)
+    for part in prompt:
+        ids += [part] if isinstance(part, int) else engine.tokenizer.encode(part, special=True)
+    begins = not prompt or isinstance(prompt[0], int) or ids[: len(opening)] == opening
+    return tuple(ids if begins else [*opening, *ids])

@@ -1,6 +1,5 @@
 """The request of ``POST /api/chat`` and what it means. Source: api-contracts 7."""
 
-import json
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -10,6 +9,7 @@ from cadran.serve.asked import GenerateRequest, Tool
 from cadran.serve.ide.open_body import OpenBody
 from cadran.serve.large_body import piecewise
 from cadran.serve.ollama.base_request import OllamaRequest
+from cadran.serve.tools.told_arguments import told_arguments
 
 
 class CalledFunction(OpenBody):
@@ -129,12 +129,4 @@ def _to_template(messages: list[ChatMessage]) -> list[dict[str, Any]]:
 
 
 def _arguments(arguments: dict[str, Any] | str | None) -> dict[str, Any]:
-    if arguments is None or isinstance(arguments, dict):
-        return arguments or {}
-    try:
-        content = json.loads(arguments or "{}")
-    except (ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict):
-        raise ApiError("invalid", "the arguments of a call are no JSON object; mend them", param="tool_calls")
-    return content
+    return arguments if isinstance(arguments, dict) else told_arguments(arguments or "")

@@ -1,6 +1,5 @@
 """The request of ``POST /v1/chat/completions`` and what it means. Source: api-contracts 1.1."""
 
-import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -10,6 +9,7 @@ from cadran.serve.api_error import ApiError
 from cadran.serve.asked import GenerateRequest, Message, Tool, ToolChoice
 from cadran.serve.large_body import piecewise
 from cadran.serve.openai.sampling_fields import SamplingFields
+from cadran.serve.tools.told_arguments import told_arguments
 
 _TAKEN = ("messages", "tools", "add_generation_prompt", "now")
 """Variables of a template that have fields of their own."""
@@ -33,7 +33,7 @@ class CalledFunction(_Open):
     """What was called; ``arguments`` is JSON text."""
 
     name: str
-    arguments: str | dict[str, Any] = "{}"
+    arguments: str | dict[str, Any] | None = None
 
 
 class ToolCall(_Open):
@@ -290,7 +290,7 @@ def to_template(message: ChatMessage, number: int) -> Message:
         number: its place, for complaints.
 
     Raises:
-        ApiError: a part that is no text, or arguments that are no JSON object.
+        ApiError: a part that is no text.
     """
     field = f"messages.{number}"
     role = {"developer": "system", "function": "tool"}.get(message.role, message.role)
@@ -309,20 +309,12 @@ def to_template(message: ChatMessage, number: int) -> Message:
             {
                 "id": call.id or "",
                 "type": "function",
-                "function": {"name": call.function.name, "arguments": _arguments(call.function.arguments, field)},
+                "function": {"name": call.function.name, "arguments": _arguments(call.function.arguments)},
             }
             for call in calls
         ]
     return told
 
 
-def _arguments(arguments: str | dict[str, Any], field: str) -> dict[str, Any]:
-    if isinstance(arguments, dict):
-        return arguments
-    try:
-        content = json.loads(arguments or "{}")
-    except (ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict):
-        raise ApiError("invalid", "the arguments of a call are no JSON object", param=f"{field}.tool_calls")
-    return content
+def _arguments(arguments: str | dict[str, Any] | None) -> dict[str, Any]:
+    return arguments if isinstance(arguments, dict) else told_arguments(arguments or "")

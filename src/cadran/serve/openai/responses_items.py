@@ -10,6 +10,7 @@ from typing import Any
 
 from cadran.serve.api_error import ApiError
 from cadran.serve.asked import Message
+from cadran.serve.tools.told_arguments import told_arguments
 
 Item = dict[str, Any]
 """One of: message, function_call, function_call_output, reasoning, item_reference; all with an ``id``."""
@@ -42,8 +43,8 @@ def _item(raw: Any, field: str, new_id: NewId) -> Item:
             return _message(raw, field, new_id)
         case "function_call":
             arguments = raw.get("arguments") or "{}"
-            if not isinstance(arguments, str) or arguments_of(arguments) is None:
-                problem = "the arguments of a call are no JSON object in a string; repair them"
+            if not isinstance(arguments, str):
+                problem = "the arguments of a call are no string; send them as JSON text"
                 raise ApiError("invalid", problem, param=f"{field}.arguments")
             return {
                 "id": _id(raw, "fc", new_id),
@@ -163,6 +164,7 @@ def messages_of(items: Sequence[Item], instructions: str | None = None) -> list[
     system = [instructions] if instructions else []
     messages: list[dict[str, Any]] = []
     calls: dict[str, str] = {}
+    answered = {item["call_id"] for item in items if item["type"] == "function_call_output"}
     turn: dict[str, Any] | None = None
     thought = ""
 
@@ -191,11 +193,11 @@ def messages_of(items: Sequence[Item], instructions: str | None = None) -> list[
                     role = "user" if item["role"] == "user" else "system"
                     messages.append({"role": role, "content": _said(item)})
             case "function_call":
-                if (arguments := arguments_of(item["arguments"])) is None:
+                if item["call_id"] not in answered and arguments_of(item["arguments"]) is None:
                     continue  # an answer that was cut within it
                 turn = turn or answer()
                 calls[item["call_id"]] = item["name"]
-                function = {"name": item["name"], "arguments": arguments}
+                function = {"name": item["name"], "arguments": told_arguments(item["arguments"])}
                 turn.setdefault("tool_calls", []).append(
                     {"id": item["call_id"], "type": "function", "function": function}
                 )

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cadran.engine.grammars.complaint import complaint
 from cadran.engine.grammars.source import parsed_schema, schema_grammar
 from cadran.errors import UserError
 from cadran.serve.asked import Tool
@@ -197,11 +198,15 @@ def _json(schema: object) -> str:
     """A schema embedded.
 
     Raises:
-        UserError: it is none, or nothing finite fits.
+        UserError: it is none, is nested too deeply, or nothing finite fits.
     """
     if not isinstance(schema, (Mapping, str, bool)):
         raise UserError(f"the schema is a {type(schema).__name__}; give a JSON object")
-    whole = json.loads(schema_grammar(*parsed_schema(schema)))
+    try:
+        whole = json.loads(schema_grammar(*parsed_schema(schema)))
+    except ValueError as error:
+        problem = f"this JSON schema cannot be enforced: {complaint(str(error))}; change or leave out that part"
+        raise UserError(problem) from error
     return f"%json {json.dumps(whole['grammars'][0]['json_schema'])}"
 
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import torch
+from torch import nn
 
 from cadran.model.config import ModelConfig
 from cadran.model.transformer import Transformer
@@ -26,3 +27,11 @@ def noisy_model(seed: int = 0, dtype: torch.dtype = torch.float32, **changes: ob
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
     return model.to(dtype).eval()
+
+
+def woken(model: nn.Module) -> None:
+    """Move every B of an adapter upon it off zero, where a fresh one changes nothing, whatever is dropped."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.1)

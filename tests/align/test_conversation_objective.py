@@ -7,6 +7,7 @@ import pytest
 import torch
 from noisy import noisy_model
 
+from cadran.align.branches import NOBODY, pack_for
 from cadran.align.conversation_objective import ConversationObjective, conversations
 from cadran.corpus.shards import EncodedDocument, TokenShard, write_shard
 from cadran.model.lora import LoraConfig, add_adapter
@@ -65,6 +66,22 @@ def test_loss_and_gradients_are_those_of_conversations_read_one_by_one(tmp_path:
         ours = gradients(model)
         assert len(ours) == len(theirs)
         assert all(torch.allclose(a, b, atol=1e-8) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_padding_may_be_the_very_token_that_ends_an_answer(tmp_path: Path) -> None:
+    """What is learnt is marked, never told by an id: a stop token is a target also where it is the padding."""
+    stop, found = 30, []
+    shard = shard_of(tmp_path, [[10 + number, *([7] * (9 + number)), stop] for number in range(7)])
+    for pad in (0, stop):
+        model = noisy_model(dtype=torch.float64)
+        objective = ConversationObjective(model, shard, 7, 7, 0, torch.float64, pad)
+        padded = int((pack_for(model, objective.items, pad).documents == NOBODY).sum())
+        found.append((objective.gradients(0).loss, gradients(model)))
+        assert padded > 0
+    assert found[0][0] == pytest.approx(found[1][0], abs=1e-12)
+    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(found[0][1], found[1][1], strict=True))
+    for item in objective.items:
+        assert item.answers[0][-1] == stop and item.supervised is not None and item.supervised[0][-1]
 
 
 def test_what_all_begin_with_is_read_once(tmp_path: Path) -> None:

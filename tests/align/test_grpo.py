@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_policies import PARAMS, graded_by, names, policy, prompts, share_of_even
+from noisy import woken
+from tiny_policies import PARAMS, alone, graded_by, moved, names, policy, prompts, share_of_even
 from torch import Tensor
 
-from cadran.align.experience import Experience
+from cadran.align.experience import minibatch
 from cadran.align.graders import Grader
 from cadran.align.grpo import GrpoConfig, GrpoObjective
 from cadran.align.kl_control import TokenReference, adapter_off, frozen
@@ -64,25 +65,6 @@ def gradients_of(objective: GrpoObjective, step: int = 0) -> tuple[Learnt, dict[
     return learnt, {n: p.grad.clone() for n, p in objective.model.named_parameters() if p.grad is not None}
 
 
-def moved(model: Transformer, seed: int = 0, by: float = 0.05) -> Transformer:
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * by)
-    return model
-
-
-def alone(model: Transformer, experience: Experience, temperature: float) -> list[Tensor]:
-    """Log-probabilities of each answer's tokens, each read in a row of its own by a plain forward pass."""
-    found = []
-    for rollout in experience.rollouts:
-        prompt = experience.prompts[rollout.prompt].ids
-        logits = model(torch.tensor([[*prompt, *rollout.ids]]))[0] / temperature
-        steps = torch.log_softmax(logits[len(prompt) - 1 : -1], -1)
-        found.append(steps.gather(-1, torch.tensor(rollout.ids)[:, None])[:, 0])
-    return found
-
-
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("aggregation", ["token-mean", "sequence-mean", "dr-grpo"])
 def test_the_gradient_is_that_of_the_formula_on_separate_rows(aggregation: Any, temperature: float) -> None:
@@ -123,6 +105,51 @@ def test_the_gradient_is_that_of_the_formula_on_separate_rows(aggregation: Any, 
         / 24,
         rel=1e-4,
     )
+
+
+@pytest.mark.parametrize("ratio", ["token", "sequence", "cispo"])
+def test_a_later_update_is_that_of_the_formula_with_its_clips_and_weights(ratio: Any) -> None:
+    """Ratios off 1 on both sides, an engine that thought otherwise, half of the prompts: with loops, row by row."""
+    model, elder = policy(), policy(seed=5)
+    config = replace(
+        CONFIG, ratio=ratio, epochs=2, minibatches=2, clip_low=0.1, clip_high=0.3, dual_clip=1.2, correction=1.5, kl=0.2
+    )
+    objective = objective_of(model, config, reference=frozen(elder))
+    objective.gradients(0)
+    experience = objective.experience
+    assert experience is not None
+    with torch.no_grad():
+        olds, references = (alone(each, experience, 1.0) for each in (model, elder))
+    engine = experience.engine_logprobs = experience.engine_logprobs * 0.8
+    moved(model, by=0.04)
+    learnt, gradients = gradients_of(objective, 1)
+    chosen = minibatch(range(6), 2, 1, (objective.seed, 0))
+    answers = [answer for prompt in chosen for answer in experience.answers(prompt)]
+    assert len(answers) == 12 and len(chosen) == 3
+    own, losses, clips = alone(model, experience, 1.0), [], []
+    for answer in answers:
+        place = experience.places([answer])
+        new, old, advantage = own[answer], olds[answer], float(objective._advantages[answer])
+        change = new - old
+        factor = (change.mean().expand_as(change) if ratio == "sequence" else change).exp()
+        kept = factor.clamp(0.9, 1.3)
+        if ratio == "cispo":
+            each = -advantage * kept.detach() * new
+        else:
+            each = torch.maximum(-advantage * factor, -advantage * kept)
+            if advantage < 0:
+                each = each.clamp(max=-1.2 * advantage)
+        weight = (old - engine[place]).exp().clamp(max=1.5)
+        gap = references[answer] - new
+        losses.append(each * weight + 0.2 * (gap.exp() - gap - 1))
+        clips.append(factor != kept)
+    assert 0.05 < float(torch.cat(clips).double().mean()) < 0.95
+    total = torch.cat(losses).mean()
+    model.zero_grad()
+    total.backward()  # type: ignore[no-untyped-call]
+    assert learnt.loss == pytest.approx(float(total.detach()), abs=1e-5)
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and (gradients[name] - parameter.grad).abs().max() < 1e-5, name
 
 
 @pytest.mark.parametrize("aggregation", ["token-mean", "sequence-mean", "dr-grpo"])
@@ -175,6 +202,21 @@ def test_a_policy_that_moved_before_its_first_update_is_found_out() -> None:
 
     with pytest.raises(UserError, match="dropout"):
         objective_of(model, replace(CONFIG, epochs=2, kl=0.1), reference=meddling).gradients(0)
+
+
+def test_dropout_is_off_whatever_mode_the_model_was_left_in() -> None:
+    """A round that is used once has no earlier pass to be compared with, so nothing else would tell."""
+    found = []
+    for dropout in (0.0, 0.5):
+        model = policy()
+        add_adapter(model, LoraConfig(rank=2, dropout=dropout), 0)
+        woken(model)
+        objective = objective_of(model, replace(CONFIG, kl=0.1), reference=adapter_off(model))
+        model.train()
+        found.append(gradients_of(objective))
+    (plain, without), (dropped, with_it) = found
+    assert plain.loss == dropped.loss and plain.figures == dropped.figures and plain.figures["kl"] > 1e-3
+    assert all(torch.equal(without[name], with_it[name]) for name in without)
 
 
 def test_groups_without_a_difference_teach_nothing_and_are_counted() -> None:
@@ -268,10 +310,12 @@ def test_settings_that_cannot_be_are_refused() -> None:
         objective_of(policy(), replace(CONFIG, epochs=2)).gradients(3)
 
 
-def test_an_adapter_switched_off_is_the_reference() -> None:
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_an_adapter_switched_off_is_the_reference(temperature: float) -> None:
     model = policy()
     add_adapter(model, LoraConfig(rank=2, dropout=0.5), 0)
-    objective = objective_of(model, replace(CONFIG, kl=0.1), reference=adapter_off(model))
+    config = replace(CONFIG, kl=0.1, rollout=replace(PARAMS, temperature=temperature))
+    objective = objective_of(model, config, reference=adapter_off(model))
     assert objective.gradients(0).figures["kl"] < 1e-6
     with torch.no_grad():
         for name, parameter in model.named_parameters():

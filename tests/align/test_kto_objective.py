@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from noisy import woken
 
 from cadran.align.branches import Prompted, pack_for, per_answer
 from cadran.align.kto_objective import KtoObjective, mismatched
@@ -126,6 +127,19 @@ def test_first_loss_of_a_fresh_adapter_is_a_half_to_the_last_bit() -> None:
     loader = PairLoader(items, 8, 0)
     learnt = KtoObjective(model, items, labels, loader, 0.1, adapter_off(model), 3, torch.float32).gradients(0)
     assert learnt.loss == 0.5 and learnt.figures["kl"] == 0
+
+
+def test_dropout_is_off_whatever_mode_the_model_was_left_in() -> None:
+    """A fresh adapter would not tell: what is dropped of its input is multiplied by zero."""
+    (items, labels), found = planted(8, 0), []
+    for dropout in (0.0, 0.5):
+        model = tiny()
+        add_adapter(model, LoraConfig(rank=2, dropout=dropout), seed=0)
+        woken(model)
+        model.train()
+        objective = KtoObjective(model, items, labels, PairLoader(items, 8, 0), 0.1, adapter_off(model), 3)
+        found.append(objective.gradients(1))
+    assert found[0].loss == found[1].loss != 0.5 and found[0].figures == found[1].figures
 
 
 PLAN = TrainingPlan(

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from noisy import woken
 from tiny_policies import PARAMS, graded_by, names, policy, prompts, share_of_even
 from torch import Tensor
 
 from cadran.align.actor_critic import ActorCritic
-from cadran.align.branches import Prompted, pack_for
+from cadran.align.branches import Branches, Prompted, pack_for
+from cadran.align.experience import minibatch
 from cadran.align.graders import Grader, by_functions, by_model
 from cadran.align.kl_control import KlControl, frozen
 from cadran.align.ppo import PpoConfig, PpoObjective
@@ -82,10 +84,12 @@ def by_hand(rewards: list[float], values: list[float], lam: float) -> tuple[list
     return advantages, [a + v for a, v in zip(advantages, values, strict=True)]
 
 
-def test_scores_lie_at_the_last_real_token_and_the_toll_on_every_one() -> None:
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_scores_lie_at_the_last_real_token_and_the_toll_on_every_one(temperature: float) -> None:
     """The whole round against plain loops over answers that are read one by one."""
     model, elder = with_values(), policy(5)
-    objective = objective_of(model, replace(CONFIG, unended_penalty=0.7), control=KlControl(0.3), reference_seed=5)
+    config = replace(CONFIG, unended_penalty=0.7, rollout=replace(PARAMS, temperature=temperature))
+    objective = objective_of(model, config, control=KlControl(0.3), reference_seed=5)
     learnt = objective.gradients(0)
     experience, known = objective.experience, objective._round
     assert experience is not None and known is not None
@@ -97,8 +101,10 @@ def test_scores_lie_at_the_last_real_token_and_the_toll_on_every_one() -> None:
         with torch.no_grad():
             states = model.policy.hidden_states(ids, _causal(ids.shape[1]))[0, len(prompt) - 1 : -1]
             values = (states @ model.value_head.weight[0]).tolist()
-            own = torch.log_softmax(model.policy(ids)[0, len(prompt) - 1 : -1], -1).gather(-1, answer)[:, 0]
-            his = torch.log_softmax(elder(ids)[0, len(prompt) - 1 : -1], -1).gather(-1, answer)[:, 0]
+            own, his = (
+                torch.log_softmax(each(ids)[0, len(prompt) - 1 : -1] / temperature, -1).gather(-1, answer)[:, 0]
+                for each in (model.policy, elder)
+            )
         rewards = (-0.3 * (own - his)).tolist()
         rewards[-1] += float(experience.rewards[number]) - (0.0 if rollout.ended else 0.7)
         kls.append(float((own - his).sum()))
@@ -112,6 +118,7 @@ def test_scores_lie_at_the_last_real_token_and_the_toll_on_every_one() -> None:
     assert {r.ended for r in experience.rollouts} == {True, False}
     assert learnt.figures["kl"] == pytest.approx(sum(kls) / len(kls), abs=1e-5)
     assert learnt.figures["kl_coefficient"] == 0.3
+    assert learnt.figures["mismatch"] < 1e-5, "the engine divides by the temperature too"
 
 
 def _causal(length: int) -> Tensor:
@@ -134,6 +141,84 @@ def test_at_the_first_update_every_ratio_is_one() -> None:
     wanted = {"reward", "reward_even", "success", "kl", "kl_coefficient", "entropy", "length", "truncated_share",
               "value_loss", "zero_variance_share"}  # fmt: skip
     assert wanted <= set(figures)
+
+
+def test_a_later_update_is_that_of_the_formula_with_its_clips_and_weights() -> None:
+    """Ratios and values off where they were, an engine that thought otherwise, half of the prompts: row by row."""
+    model = with_values()
+    config = replace(
+        CONFIG, minibatches=2, clip_low=0.1, clip_high=0.3, dual_clip=1.2, value_clip=0.3, value_weight=0.4,
+        correction=1.5,
+    )  # fmt: skip
+    objective = objective_of(model, config)
+    objective.gradients(0)
+    experience, known = objective.experience, objective._round
+    assert experience is not None and known is not None
+    engine = experience.engine_logprobs = experience.engine_logprobs * 0.8
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    learnt, gradients = gradients_of(objective, 1)
+    chosen = minibatch(range(6), 2, 1, (objective.seed, 0))
+    losses, clips, far = [], [], []
+    for answer in (answer for prompt in chosen for answer in experience.answers(prompt)):
+        rollout, place = experience.rollouts[answer], experience.places([answer])
+        prompt = experience.prompts[rollout.prompt].ids
+        ids = torch.tensor([[*prompt, *rollout.ids]])
+        states = model.policy.hidden_states(ids, _causal(ids.shape[1]))[0, len(prompt) - 1 : -1]
+        values = states @ model.value_head.weight[0]
+        new = torch.log_softmax(model.policy(ids)[0, len(prompt) - 1 : -1], -1)
+        new = new.gather(-1, torch.tensor(rollout.ids)[:, None])[:, 0]
+        old, advantages, returns, before = (
+            each[place].float() for each in (known.logprobs, known.advantages, known.returns, known.values)
+        )
+        factor = (new - old).exp()
+        kept = factor.clamp(0.9, 1.3)
+        policies = torch.maximum(-advantages * factor, -advantages * kept)
+        policies = torch.where(advantages < 0, torch.minimum(policies, -1.2 * advantages), policies)
+        near = before + (values - before).clamp(-0.3, 0.3)
+        critics = torch.maximum((values - returns) ** 2, (near - returns) ** 2) / 2
+        losses.append(policies * (old - engine[place]).exp().clamp(max=1.5) + 0.4 * critics)
+        clips.append(factor != kept)
+        far.append(near != values)
+    assert len(losses) == 6 and all(0.05 < float(torch.cat(each).double().mean()) < 0.95 for each in (clips, far))
+    total = torch.cat(losses).mean()
+    model.zero_grad()
+    total.backward()  # type: ignore[no-untyped-call]
+    assert learnt.loss == pytest.approx(float(total.detach()), abs=1e-5)
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and (gradients[name] - parameter.grad).abs().max() < 1e-5, name
+
+
+def test_a_policy_that_moved_before_its_first_update_is_found_out() -> None:
+    model = with_values()
+    objective = objective_of(model)
+    plain = objective._reference
+
+    def meddling(batch: Branches, temperature: float) -> Tensor:
+        with torch.no_grad():
+            model.policy.lm_head.weight.mul_(1.5)
+        return plain(batch, temperature)
+
+    objective._reference = meddling
+    with pytest.raises(UserError, match="dropout"):
+        objective.gradients(0)
+
+
+def test_dropout_is_off_whatever_mode_the_model_was_left_in() -> None:
+    """With it the ratio would not be 1, and the answers would be graded by another model than the one that drew."""
+    found = []
+    for dropout in (0.0, 0.5):
+        transformer = policy()
+        add_adapter(transformer, LoraConfig(rank=2, dropout=dropout), 0)
+        woken(transformer)
+        objective = objective_of(ActorCritic(transformer))
+        objective.model.train()
+        found.append(gradients_of(objective))
+    (plain, without), (dropped, with_it) = found
+    assert plain.loss == dropped.loss and without.keys() == with_it.keys()
+    assert all(torch.equal(without[name], with_it[name]) for name in without)
 
 
 def test_the_size_of_micro_batches_changes_nothing() -> None:
@@ -179,14 +264,16 @@ def test_a_critic_of_its_own_gets_the_values_gradient_and_the_policy_none_of_it(
 
 def test_a_reward_model_grades_the_very_ids_at_their_last_token() -> None:
     reward_model = RewardModel(policy(7), seed=1)
+    reward_model.shift.fill_(0.3)
+    reward_model.scale.fill_(2.0)  # normalised, as a stage leaves it
     objective = objective_of(with_values(), grader=by_model(reward_model, 11, micro=2))
     objective.gradients(0)
     assert objective.experience is not None
     for rollout, reward in zip(objective.experience.rollouts, objective.experience.rewards, strict=True):
         item = Prompted(objective.experience.prompts[rollout.prompt].ids, (rollout.ids,))
         with torch.no_grad():
-            alone = reward_model.rewards(pack_for(reward_model.transformer, [item]))
-        assert float(reward) == pytest.approx(float(alone), abs=1e-5)
+            alone = reward_model.scores(pack_for(reward_model.transformer, [item]))
+        assert float(reward) == pytest.approx((float(alone) - 0.3) / 2, abs=1e-5)
 
 
 class Broken:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from noisy import woken
 from torch import Tensor
 
 from cadran.align.branches import Prompted, pack_for
@@ -160,6 +161,19 @@ def test_first_loss_of_a_fresh_adapter_is_ln_2_to_the_last_bit(kept: bool, dtype
     assert learnt.figures["margin"] == 0 and learnt.figures["chosen_reward"] == 0
     trained = {n.rpartition(".")[2] for n, p in model.named_parameters() if p.grad is not None and bool(p.grad.any())}
     assert trained == {"lora_B"}  # B = 0 keeps the gradient from A
+
+
+def test_dropout_is_off_whatever_mode_the_model_was_left_in() -> None:
+    """A fresh adapter would not tell: what is dropped of its input is multiplied by zero."""
+    items, found = planted(8, 0), []
+    for dropout in (0.0, 0.5):
+        model = tiny()
+        add_adapter(model, LoraConfig(rank=2, dropout=dropout), seed=0)
+        woken(model)
+        model.train()
+        objective = PreferenceObjective(model, items, PairLoader(items, 4, 0), "dpo", 0.1, adapter_off(model), 2)
+        found.append(objective.gradients(1).figures)
+    assert found[0] == found[1] and found[0]["margin"] != 0
 
 
 def test_a_reference_that_is_not_the_policy_is_refused_at_the_first_step_only() -> None:

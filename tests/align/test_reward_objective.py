@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from noisy import woken
 
 from cadran.align.branches import Prompted, pack_for
 from cadran.align.calibration import calibrate
@@ -16,6 +17,7 @@ from cadran.align.pair_loader import PairLoader
 from cadran.align.reward_model import RewardModel
 from cadran.align.reward_objective import RewardObjective, examine_rewards
 from cadran.model.config import ModelConfig
+from cadran.model.lora import LoraConfig, add_adapter
 from cadran.model.transformer import Transformer
 from cadran.train.optimizers import OptimizerConfig
 from cadran.train.schedule import Schedule
@@ -92,6 +94,19 @@ def test_loss_and_gradient_are_those_of_the_formula_on_single_pairs() -> None:
     assert loss == pytest.approx(float(expected.detach() / 4), abs=1e-12)
     alone = [p.grad for p in model.parameters() if p.grad is not None]
     assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(found, alone, strict=True))
+
+
+def test_dropout_is_off_while_it_learns_and_is_examined() -> None:
+    items, found = planted(8, 0), []
+    for dropout in (0.0, 0.5):
+        model = reward_model()
+        add_adapter(model.transformer, LoraConfig(rank=2, dropout=dropout), 0)
+        woken(model)
+        model.train()
+        loss = RewardObjective(model, items, None, PairLoader(items, 8, 0), 4).gradients(0).loss
+        model.train()
+        found.append((loss, examine_rewards(model, items, ["one"] * 8, micro=4)))
+    assert found[0] == found[1]
 
 
 def test_figures_are_those_of_the_scores() -> None:

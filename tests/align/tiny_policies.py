@@ -5,8 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from cadran.align.branches import Prompted
+from cadran.align.experience import Experience
 from cadran.align.graders import Grader
 from cadran.align.prompt_loader import RolloutPrompt
 from cadran.align.rewards.reward import Graded, Grades
@@ -55,3 +57,22 @@ def share_of_even(graded: Graded) -> float:
     """Share of an answer's tokens that are even; 0 for an empty one."""
     ids = [int(word) for word in graded.answer.split()]
     return sum(id % 2 == 0 for id in ids) / max(len(ids), 1)
+
+
+def moved(model: Transformer, seed: int = 0, by: float = 0.05) -> Transformer:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * by)
+    return model
+
+
+def alone(model: Transformer, experience: Experience, temperature: float) -> list[Tensor]:
+    """Log-probabilities of each answer's tokens, each read in a row of its own by a plain forward pass."""
+    found = []
+    for rollout in experience.rollouts:
+        prompt = experience.prompts[rollout.prompt].ids
+        logits = model(torch.tensor([[*prompt, *rollout.ids]]))[0] / temperature
+        steps = torch.log_softmax(logits[len(prompt) - 1 : -1], -1)
+        found.append(steps.gather(-1, torch.tensor(rollout.ids)[:, None])[:, 0])
+    return found

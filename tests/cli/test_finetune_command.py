@@ -75,6 +75,18 @@ def test_options_reach_the_stage_that_the_rows_ask_for(
         assert "adapter_rate: 0.01" in written and "alpha: 6.0" in written
 
 
+def test_answers_and_then_preferences_on_top_in_one_line(model: Path, tmp_path: Path) -> None:
+    chats = write_rows(tmp_path / "rows.jsonl", chat_rows(20))
+    pairs = write_rows(tmp_path / "pairs.jsonl", preference_rows(20))
+    for first, then in ((chats, f"dpo.data={pairs}"), (pairs, f"sft.data={chats}")):
+        done(tmp_path, "finetune", model, first, then, *QUICK, *PAIRS, "--rank", "3", "--name", first.stem)
+        run = tmp_path / first.stem
+        assert all((run / stage / "adapter").is_dir() for stage in ("sft", "dpo"))
+        assert (run / "recipe.yaml").read_text(encoding="utf-8").count("rank: 3") == 2
+        settings = (run / "dpo" / "adapter" / "adapter_config.json").read_text(encoding="utf-8")
+        assert f'"base_model_name_or_path": "{first.stem}/sft"' in settings
+
+
 def test_what_was_taught_can_be_taught_further_and_asked(model: Path, tmp_path: Path) -> None:
     """A run is a model like any other: by its name, with preferences on top of answers."""
     chats = write_rows(tmp_path / "chats.jsonl", chat_rows(20))
@@ -107,6 +119,7 @@ def test_two_data_files_of_one_name_are_two_runs_only_where_they_are_named(model
 
 def test_mistakes_end_in_one_sentence_and_status_2(model: Path, tmp_path: Path) -> None:
     good = write_rows(tmp_path / "rows.jsonl", chat_rows(20))
+    pairs = write_rows(tmp_path / "pairs.jsonl", preference_rows(4))
     sums = write_rows(tmp_path / "sums.jsonl", [{"prompt": "1 + 1 ?", "reference": "2"} for _ in range(3)])
     (tmp_path / "text.txt").write_text("Rien.", encoding="utf-8")
     (tmp_path / "folder").mkdir()
@@ -122,6 +135,10 @@ def test_mistakes_end_in_one_sentence_and_status_2(model: Path, tmp_path: Path) 
         "sft.epochs in the recipe is wrong": [model, good, "--epochs", "0"],
         "sft.adapter_rate in the recipe is wrong": [model, good, "--rate", "-1"],
         "set sft.adapter.base=float, or leave dora": [model, good, "--dora", "--base", "int4"],
+        "--full trains all weights as floats": [model, good, "--full", "--base", "int8"],
+        "--dora and --base are of an adapter": [model, good, "--full", "--dora"],
+        "dpo.beta is a setting of the stage dpo; leave it out": [model, good, "dpo.beta=1"],
+        "rows for sft too with sft.data=FILE": [model, pairs, "sft.rows=4"],
     }
     for expected, arguments in cases.items():
         assert expected in refused(tmp_path, "finetune", *arguments), expected

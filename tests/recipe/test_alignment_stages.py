@@ -37,6 +37,11 @@ QUICK: dict[str, Any] = {
     "matrix_rate": 0.01, "embedding_rate": 0.01, "adapter_rate": 0.01, "epochs": 3,
 }  # fmt: skip
 
+ENDLESS = (
+    "{% for m in messages %}{{ m['role'] + ': ' + m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -112,7 +117,15 @@ def test_a_reward_model_puts_held_out_pairs_in_order_and_is_normalised(model: Pa
     with torch.no_grad():
         rewards = judge.rewards(pack_for(judge.transformer, encode_pairs(pairs, renderer, 256).prompted, 0)).view(2, 2)
     assert bool((rewards[:, 0] > rewards[:, 1]).all()) and float(rewards.abs().max()) < 5
-    assert abs(found["mean"]) < 100 and found["std"] > 0
+    given = [
+        PreferencePair([{"role": "user", "content": row["prompt"]}], row["chosen"], row["rejected"])
+        for row in preference_rows(80)
+    ]
+    with torch.no_grad():
+        rewards = judge.rewards(pack_for(judge.transformer, encode_pairs(given, renderer, 256).prompted, 0))
+    # Those learnt from have exactly 0 and 1; a few that were held out are among these.
+    assert abs(float(rewards.mean())) < 0.1 and abs(float(rewards.std()) - 1) < 0.1
+    assert found["mean"] != 0 and found["std"] != 1
 
 
 @pytest.mark.parametrize("base", ["float", "int8", "int4"])
@@ -254,14 +267,31 @@ def test_pairs_that_cannot_be_learnt_are_named_and_counted(model: Path, tmp_path
     assert results(tmp_path / "pairs", "dpo")["pairs"]["refused"] == 3 and "3 rows are left out" in said
 
 
+@pytest.mark.parametrize("count", [2, 3, 6])
+def test_of_a_few_pairs_at_least_one_prompt_is_held_out_and_one_learnt(model: Path, tmp_path: Path, count: int) -> None:
+    """Such as a first evening of ``cadran label`` leaves: a tenth of three is none."""
+    rows = write_rows(tmp_path / "few.jsonl", preference_rows(count))
+    short = QUICK | {"data": str(rows), "held_out": 0.1, "epochs": 0.5}
+    said = done(tmp_path, "run", recipe(tmp_path / "r.yaml", model, dpo=short))
+    found = results(tmp_path / "pairs", "dpo")["pairs"]
+    assert found["train"] >= 1 and found["held_out"] >= 1 and found["train"] + found["held_out"] == count
+    assert f"{found['train']} pairs to learn from, {found['held_out']} held out" in said
+
+
 def test_mistakes_end_in_one_sentence_and_status_2(model: Path, data: Path, tmp_path: Path) -> None:
     long = [{"prompt": f"{n} ?", "chosen": "a b c d " * 100, "rejected": "Non."} for n in range(9)]
+    endless = tiny_assistant(tmp_path / "endless", template=ENDLESS)
     good: dict[str, Any] = QUICK | {"data": str(data)}
-    cases: dict[str, dict[str, dict[str, Any]]] = {
+    cases: dict[str, dict[str, Any]] = {
         "has no pair to learn from; give it preference rows with dpo.data=FILE": {"dpo": QUICK},
-        "has no pair to hold out": {"dpo": good | {"held_out": 0.0}},
-        "the stage reward has no pair to learn from": {
+        "has no pair to hold out; give it pairs with two prompts at least": {"dpo": good | {"held_out": 0.0}},
+        "pair to hold out": {"dpo": good | {"data": str(write_rows(tmp_path / "one.jsonl", preference_rows(1)))}},
+        "the stage reward has no pair to learn from (row 2 of long.jsonl has": {
             "reward": good | {"data": str(write_rows(tmp_path / "long.jsonl", long))}
+        },
+        "writes no stop token: the model would never learn to stop); mend the rows": {
+            "start": str(endless),
+            "dpo": good,
         },
         "preference rows are needed here": {
             "dpo": good | {"data": str(write_rows(tmp_path / "chats.jsonl", chat_rows(9)))}

@@ -1,12 +1,16 @@
 """A user's rows teach a stranger's model: what is learnt, what is written, and when it is done again."""
 
+import io
 import json
+import re
 import shutil
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from safetensors.numpy import load_file
 from tiny_assistants import (
     CONFIG,
@@ -22,6 +26,7 @@ from tiny_assistants import (
     write_rows,
 )
 
+from cadran.cli.show import Show
 from cadran.corpus.shards import TokenShard
 from cadran.engine.loading import open_tokenizer
 from cadran.library.export import export_gguf_file
@@ -83,6 +88,16 @@ def test_three_examples_show_what_is_learnt_before_the_training(finished: tuple[
         assert learnt.startswith("Il est ") and learnt.endswith(".<|im_end|>")
         assert example["heading"] in said
     assert said.index("[[Il est ") < said.index("step 0")
+
+
+def test_in_a_terminal_what_is_learnt_is_coloured_and_nothing_else(finished: tuple[Path, str]) -> None:
+    run, _ = finished
+    (event,) = [e for e in events(run) if e["kind"] == "examples"]
+    terminal = Console(file=io.StringIO(), force_terminal=True, color_system="standard", width=200)
+    Show(terminal).event(event)
+    shown = cast(io.StringIO, terminal.file).getvalue()
+    learnt = [piece["text"] for example in event["examples"] for piece in example["tokens"] if piece["supervised"]]
+    assert re.findall(r"\x1b\[30;42m(.*?)\x1b\[0m", shown, re.DOTALL) == learnt and len(learnt) == 3
 
 
 def test_the_model_keeps_what_came_with_its_parent(finished: tuple[Path, str], model: Path) -> None:

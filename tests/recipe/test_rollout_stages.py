@@ -208,6 +208,21 @@ def test_a_reward_model_needs_no_right_answers(model: Path, tmp_path: Path) -> N
     assert found["reward"].keys() == {"before", "after"} and found["reward"]["before"] != 0
 
 
+def test_a_reward_model_may_be_one_of_several_rewards(model: Path, tmp_path: Path) -> None:
+    pairs = write_rows(tmp_path / "pairs.jsonl", preference_rows(20))
+    rewards = [{"reward_model": {}}, {"length": {"maximum": 0}, "weight": 0.5}]
+    path = recipe(
+        tmp_path / "recipe.yaml", model,
+        reward={"data": str(pairs), "precision": "fp32", "held_out": 0.2},
+        grpo=QUICK | {"rewards": rewards, "iterations": 2},
+    )  # fmt: skip
+    done(tmp_path, "run", path)
+    steps = [event for event in events(tmp_path / "sums") if event["kind"] == "step" and event["stage"] == "grpo"]
+    for step in steps:
+        assert step["reward_reward_model"] != 0 and step["reward_length"] < 0
+        assert step["reward"] == pytest.approx(step["reward_reward_model"] + 0.5 * step["reward_length"], abs=1e-5)
+
+
 def test_rewards_that_fail_end_in_one_sentence_and_status_2(model: Path, functions: Path, tmp_path: Path) -> None:
     (tmp_path / "unreadable.py").write_text("def reward(:\n", encoding="utf-8")
     cases: dict[str, list[dict[str, Any]]] = {

@@ -1,12 +1,13 @@
 """Recipes: every mistake is named with what to type."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from cadran.errors import UserError
 from cadran.recipe import budget
-from cadran.recipe.budget import depth_for, measure, model_config, resolve
+from cadran.recipe.budget import depth_for, measure, model_config, resolve, training_plan
 from cadran.recipe.pipeline import stages_of
 from cadran.recipe.schema import Recipe, load_recipe, parse_recipe
 
@@ -48,6 +49,37 @@ def test_wrong_values_say_what_is_wrong_and_what_to_type() -> None:
         load_recipe("smoke", ["name.first=1"])
     with pytest.raises(UserError, match="name in the recipe is wrong"):
         load_recipe("smoke", ["name=../elsewhere"])
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ({"loss": "cdpo"}, "cdpo without smoothing is dpo; give the share of wrong labels"),
+        ({"loss": "robust"}, "robust without smoothing is dpo"),
+        ({"smoothing": 0.1}, "smoothing is for the losses cdpo and robust and not for dpo"),
+        ({"loss": "ipo", "gamma": 0.5}, "gamma is for the loss simpo and not for ipo"),
+    ],
+)
+def test_settings_of_a_loss_that_would_be_passed_over_are_refused(section: dict[str, object], said: str) -> None:
+    with pytest.raises(UserError, match=f"^dpo in the recipe is wrong: {said}"):
+        parse_recipe({"name": "tiny", "start": "smollm2", "dpo": section})
+
+
+def test_what_a_message_quotes_keeps_its_capitals() -> None:
+    with pytest.raises(UserError, match=r"wrong \(string should match pattern '\^\[A-Za-z0-9\]"):
+        load_recipe("smoke", ["name=../elsewhere"])
+
+
+@pytest.mark.parametrize("stage", ["ppo", "grpo"])
+def test_the_rate_of_learning_from_rewards_falls_to_zero_from_the_first_step(stage: str) -> None:
+    section = getattr(parse_recipe({"name": "tiny", "start": "smollm2", stage: {}}), stage)
+    factors = [training_plan(section, 50, 10).schedule.factor(step) for step in range(50)]
+    assert factors[0] == 1 and all(a > b for a, b in pairwise(factors)) and 0 < factors[-1] < 0.05
+
+
+def test_a_reward_model_reads_its_pairs_once_unless_told_otherwise() -> None:
+    reward = parse_recipe({"name": "tiny", "start": "smollm2", "reward": {}}).reward
+    assert reward is not None and reward.epochs == 1
 
 
 def test_a_recipe_begins_with_text_or_with_a_model_and_not_with_both() -> None:

@@ -52,6 +52,8 @@ def finetune(
     from cadran.recipe.run import find_model
     from cadran.recipe.schema import load_recipe
 
+    if full and (dora or base is not Base.float):
+        raise UserError("--full trains all weights as floats, and --dora and --base are of an adapter; leave one out")
     find_model(model)  # said before anything is read
     rows = read_rows(data)
     stage = "sft" if rows.chats else "dpo" if rows.pairs else "kto"
@@ -72,7 +74,28 @@ def finetune(
     plain = unicodedata.normalize("NFKD", name or f"{model_label(model)}-{data.resolve().stem}")
     label = re.sub(r"[^A-Za-z0-9._-]+", "-", plain.encode("ascii", "ignore").decode()).strip("-._")
     content: dict[str, Any] = {"name": label, "start": model, "threads": threads or usable_threads()}
+    content["sft"] = None
+    for other in _others(overrides or [], stage, data):
+        content[other] = {key: value for key, value in section.items() if key not in ("data", "epochs")}
     content[stage] = section
-    if stage != "sft":
-        content["sft"] = None
     finish(load_recipe("assistant", overrides, content), None, None)
+
+
+def _others(overrides: list[str], stage: str, data: Path) -> list[str]:
+    """Stages besides that of the data for which the settings name rows too: SFT, and then preferences on top.
+
+    Raises:
+        UserError: settings are for a stage that has no rows.
+    """
+    from cadran.errors import UserError
+
+    keys = [override.partition("=")[0] for override in overrides]
+    others = [name for name in ("sft", "dpo", "kto") if name != stage and any(k.startswith(f"{name}.") for k in keys)]
+    for name in others:
+        if f"{name}.data" not in keys:
+            key = next(k for k in keys if k.startswith(f"{name}."))
+            raise UserError(
+                f"the rows of {data.name} are for the stage {stage} and {key} is a setting of the stage {name}; "
+                f"leave it out, or name rows for {name} too with {name}.data=FILE"
+            )
+    return others

@@ -48,9 +48,11 @@ class DpoSection(PairSection):
 
     @model_validator(mode="after")
     def _settings_belong_to_the_loss(self) -> "DpoSection":
-        """A setting that the loss does not know would be passed over in silence."""
+        """A setting that the loss does not know, or lacks, would be passed over in silence."""
         if self.smoothing and self.loss not in ("cdpo", "robust"):
             raise ValueError(f"smoothing is for the losses cdpo and robust and not for {self.loss}")
+        if self.loss in ("cdpo", "robust") and not self.smoothing:
+            raise ValueError(f"{self.loss} without smoothing is dpo; give the share of wrong labels, e.g. 0.1")
         if self.gamma and self.loss != "simpo":
             raise ValueError(f"gamma is for the loss simpo and not for {self.loss}")
         return self
@@ -147,6 +149,7 @@ class GrpoSection(RolloutSection):
     advantages: Literal["grpo", "dr-grpo", "rloo"] = "grpo"
     aggregation: Literal["token-mean", "sequence-mean", "dr-grpo"] = "token-mean"
     mask_truncated: bool = False
+    drop_zero_variance: bool = False
 
 
 class PpoSection(RolloutSection):

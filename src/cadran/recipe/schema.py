@@ -179,6 +179,9 @@ def _sentence(error: ValidationError) -> str:
         prefix = "".join(f"{part}." for part in first["loc"][:-1])
         hint = f"did you mean {prefix}{near[0]}?" if near else f"valid are {', '.join(valid)}"
         return f"a recipe has no key {place}; {hint}"
+    if first["type"] == "value_error":  # settings that do not go together; the sentence says what to do
+        return f"{place} in the recipe is wrong: {first['msg'].removeprefix('Value error, ')}"
     given = first.get("input")
     shown = "" if isinstance(given, dict) else f" and not {given!r}"
-    return f"{place} in the recipe is wrong ({first['msg'].lower()}{shown}); set it with {place}=VALUE"
+    said = first["msg"][:1].lower() + first["msg"][1:]
+    return f"{place} in the recipe is wrong ({said}{shown}); set it with {place}=VALUE"

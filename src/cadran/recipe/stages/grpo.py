@@ -55,6 +55,7 @@ class GrpoStage:
             clip_high=section.clip_high,
             kl=section.kl,
             mask_truncated=section.mask_truncated,
+            drop_zero_variance=section.drop_zero_variance,
             success=practice.right,
             success_reward=practice.deciding,
             dtype=practice.dtype,

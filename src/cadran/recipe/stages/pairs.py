@@ -10,6 +10,7 @@ from cadran.align.data.read import read_rows
 from cadran.align.planted import planted_pairs
 from cadran.align.preference import EncodedPairs, PreferencePair, encode_pairs, prompt_key, split_pairs
 from cadran.align.ratings import RATINGS, read_ratings
+from cadran.align.sft_rows import split_rows
 from cadran.corpus.document import read_documents
 from cadran.errors import UserError
 from cadran.files import write_text
@@ -95,7 +96,7 @@ def gather_pairs(context: StageContext, section: PairSection, parent: Parent, co
         refused += rated.refused
         context.record({"kind": "notice", "text": f"{len(rated.pairs)} choices of {RATINGS} are learnt from too"})
         train += rated.pairs  # people's own choices are too few to hold any out
-    for kept, some in zip((train, held_out), split_pairs(given, section.held_out, recipe.seed), strict=True):
+    for kept, some in zip((train, held_out), _divided(given, section.held_out, recipe.seed), strict=True):
         kept += some
     learnt_from = {prompt_key(pair.messages) for pair in train}
     held_out = [pair for pair in held_out if prompt_key(pair.messages) not in learnt_from]
@@ -104,12 +105,33 @@ def gather_pairs(context: StageContext, section: PairSection, parent: Parent, co
     tell_refused(context, refused)
     learnt, examined = encoded[0], _evenly(encoded[1], section.held_out_pairs)
     if not learnt.pairs or not examined.pairs:
-        side = "learn from" if not learnt.pairs else "hold out"
-        raise UserError(
-            f"the stage {context.name} has no pair to {side}; give it preference rows with {context.name}.data=FILE"
-        )
+        raise UserError(_why_none(context.name, given or learnt.pairs, learnt.pairs, refused))
+    said = f"{len(learnt.pairs):,} pairs to learn from, {len(examined.pairs):,} held out"
+    context.record({"kind": "notice", "text": said})
     counts = {"train": len(learnt.pairs), "held_out": len(examined.pairs), "refused": len(refused)}
     return Pairs(learnt, examined, counts)
+
+
+def _why_none(
+    stage: str, any_given: Sequence[PreferencePair], learnt: Sequence[PreferencePair], refused: Sequence[str]
+) -> str:
+    """Why there is nothing to learn from or nothing to hold out, and what to do about it."""
+    why = f" ({refused[0].rstrip('.')})" if refused else ""
+    side, mend = "learn from", f"give it preference rows with {stage}.data=FILE"
+    if learnt:
+        side, mend = "hold out", f"give it pairs with two prompts at least, or another {stage}.held_out"
+    elif any_given:
+        mend = f"mend the rows, or give it others with {stage}.data=FILE"
+    return f"the stage {stage} has no pair to {side}{why}; {mend}"
+
+
+def _divided(pairs: list[PreferencePair], share: float, seed: int) -> tuple[list[PreferencePair], list[PreferencePair]]:
+    """A user's pairs to learn from and held out: at least one prompt on each side, also where they are few."""
+    train, held_out = split_pairs(pairs, share, seed)
+    if (train and held_out) or not share or len({prompt_key(pair.messages) for pair in pairs}) < 2:
+        return train, held_out
+    split = split_rows(pairs, share, seed)
+    return split.train, split.held_out
 
 
 def planted_sides(

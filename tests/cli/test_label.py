@@ -98,7 +98,8 @@ def test_a_second_run_goes_on_after_what_is_rated(runs: Path, here: Path) -> Non
     assert [row[0] for row in shown(second)] == ["river 2", "river 3"]
     assert shown(first)[2] == shown(second)[0]  # the same answers, in the same order
     assert "4 ratings, 2 of them new" in second
-    assert shown(cadran("smoke", "--prompts", prompts, text="1\n")) == []
+    third = cadran("smoke", "--prompts", prompts, text="1\n")
+    assert shown(third) == [] and "every prompt is rated already; name others with --prompts FILE" in third
 
 
 def test_control_c_and_the_end_of_the_input_lose_nothing(

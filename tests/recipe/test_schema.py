@@ -100,6 +100,15 @@ def test_the_lengths_of_rows_are_not_trained_on_a_base_of_integers() -> None:
     assert parse_recipe(STARTED | {"dpo": {"adapter": adapter}}).dpo.adapter.dora
 
 
+def test_preferences_behind_an_adapter_are_learnt_by_one_of_its_kind() -> None:
+    recipe = load_recipe("assistant", ["sft.data=rows.jsonl", "dpo.data=pairs.jsonl", "sft.adapter.rank=4"])
+    assert recipe.dpo is not None and recipe.dpo.adapter is not None and recipe.dpo.adapter.rank == 4
+    whole = load_recipe("assistant", ["sft.data=rows.jsonl", "dpo.data=pairs.jsonl", "dpo.adapter=null"])
+    assert whole.dpo is not None and whole.dpo.adapter is None
+    other = load_recipe("assistant", ["sft.data=rows.jsonl", "dpo.data=pairs.jsonl", "dpo.adapter.rank=2"])
+    assert other.dpo is not None and other.dpo.adapter is not None and other.dpo.adapter.rank == 2
+
+
 def test_stages_follow_each_other_whatever_their_order_in_the_file() -> None:
     recipe = parse_recipe(STARTED | {"int8": {}, "ppo": {}, "grpo": {}, "dpo": {}, "reward": {}})
     stages = {stage.name: stage for stage in stages_of(recipe)}

@@ -170,3 +170,9 @@ def test_biases_that_leave_nothing_to_say_harm_nobody_else(server: LiveServer) -
             assert (await good).choices[0].message == alone.choices[0].message
 
     asyncio.run(run())
+
+
+def test_a_method_that_a_path_does_not_know_comes_with_those_it_does(server: LiveServer) -> None:
+    answer = httpx.get(f"{server.url}/v1/chat/completions")
+    assert answer.status_code == 405 and answer.headers["allow"] == "POST"
+    assert answer.json()["error"]["message"] == "/v1/chat/completions knows no GET; use POST"

@@ -67,9 +67,10 @@ class Labelling:
 
     def run(self, prompts: Iterator[Asked], number: int) -> None:
         """Ask until the prompts, their number or the user's patience ends; Ctrl-C ends it too."""
-        shown = 0
+        shown = tried = 0
         try:
             while shown < number and (asked := next(prompts, None)) is not None:
+                tried += 1
                 both = self._answers(asked)
                 if isinstance(both, str):
                     print(f"passed over ({both}): {_shown(asked.messages[-1]['content'])}\n")
@@ -78,6 +79,8 @@ class Labelling:
                 self._show(asked, both, shown, number)
                 if not self._choose(asked, both):
                     return
+            if not tried and self._done:
+                print("every prompt is rated already; name others with --prompts FILE")
         except KeyboardInterrupt:
             print()
 
@@ -172,8 +175,9 @@ def file_prompts(path: Path) -> list[Asked]:
     Raises:
         UserError: it cannot be read, holds none, or a line is no prompt (the line is named).
     """
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path} is no file; name one with a prompt on each line after --prompts")
+    if not path.is_file():
+        what = "is no file" if path.exists() else "is not there"
+        raise UserError(f"{path} {what}; name a file with a prompt on each line after --prompts")
     try:
         lines = path.read_text(encoding="utf-8").removeprefix("\ufeff").split("\n")
     except (OSError, UnicodeDecodeError) as error:

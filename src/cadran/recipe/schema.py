@@ -65,6 +65,16 @@ class Recipe(Section):
             return content | {"sft": {}}
         return content
 
+    @model_validator(mode="before")
+    @classmethod
+    def _preferences_keep_the_adapter(cls, content: Any) -> Any:
+        """What was taught by an adapter goes on by one of the same kind, unless the recipe says otherwise."""
+        sft = content.get("sft") if isinstance(content, dict) else None
+        if not (isinstance(sft, dict) and sft.get("adapter")):
+            return content
+        later = {name: content[name] for name in ("dpo", "kto") if isinstance(content.get(name), dict)}
+        return content | {name: {"adapter": sft["adapter"]} | section for name, section in later.items()}
+
 
 Part = TypeVar("Part", bound=Section)
 

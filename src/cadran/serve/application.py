@@ -65,6 +65,9 @@ def make_application(service: Service) -> FastAPI:
         said = error.detail
         if error.status_code == 404:
             said = f"there is nothing at {request.url.path}; /openapi.json lists what there is"
+        elif error.status_code == 405:
+            known = (error.headers or {}).get("Allow", "the methods that /openapi.json lists")
+            said = f"{request.url.path} knows no {request.method}; use {known}"
         answer = refused(request, ApiError(kind, said))
         answer.status_code = error.status_code
         answer.headers.update(error.headers or {})

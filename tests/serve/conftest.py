@@ -4,8 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from httpx import _config
 from live import LiveServer
 from tiny import tiny_model
+
+# Of every client that names no time of its own; five seconds would make a busy machine a failure.
+_config.DEFAULT_TIMEOUT_CONFIG.read = 60.0
 
 
 @pytest.fixture(scope="session")

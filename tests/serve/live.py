@@ -58,7 +58,7 @@ class LiveServer:
 
         return asyncio.run_coroutine_threadsafe(wrapped(), self._loop).result(20)
 
-    def settle(self, seconds: float = 10.0) -> None:
+    def settle(self, seconds: float = 60.0) -> None:
         """Wait until no request is under way."""
 
         async def idle() -> None:
@@ -71,7 +71,7 @@ class LiveServer:
         assert self._server is not None
         self._loop.call_soon_threadsafe(self._server.stop)
 
-    def join(self, seconds: float = 20.0) -> bool:
+    def join(self, seconds: float = 60.0) -> bool:
         """Wait for the end; whether it came."""
         self._thread.join(seconds)
         return not self._thread.is_alive()

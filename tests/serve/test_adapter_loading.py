@@ -120,7 +120,7 @@ def test_requests_under_way_are_finished_and_a_new_one_of_the_name_is_another(se
     assert pieces.pop() == "data: [DONE]"
     told = [json.loads(piece.removeprefix("data: "))["choices"] for piece in pieces]
     assert "".join(choices[0]["text"] for choices in told if choices) == first
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while open_ones(served).count("slow:mine") > 1:
         assert time.monotonic() < deadline, "its memory was not given back"
         time.sleep(0.02)
@@ -334,7 +334,7 @@ def test_a_client_that_leaves_while_it_loads_leaves_nothing_behind(root: Path, t
         asked = {"lora_name": "left", "lora_path": "one"}
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{live.url}/v1/load_lora_adapter", json=asked, timeout=0.5)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while listed(live):
             assert time.monotonic() < deadline, "it is listed although nobody was told that it is there"
             time.sleep(0.02)

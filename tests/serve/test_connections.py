@@ -12,7 +12,7 @@ def test_an_idle_connection_outlives_what_clients_keep(server: LiveServer) -> No
     """A client uses a connection again until its own limit; one that the server closes then is a lost request."""
     kept = Limits().keepalive_expiry
     assert kept is not None
-    connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=20)
+    connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=60)
     connection.auto_open = 0
     connection.connect()
     try:

@@ -23,7 +23,7 @@ def spoken(tiny: Path) -> Iterator[LiveServer]:
 
 @pytest.fixture
 def http(spoken: LiveServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=spoken.url, timeout=20) as client:
+    with httpx.Client(base_url=spoken.url, timeout=60) as client:
         yield client
 
 
@@ -36,7 +36,7 @@ def endless(tokens: int = 300) -> dict[str, Any]:
 
 
 def finished(http: httpx.Client, id: str) -> dict[str, Any]:
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while (body := http.get(f"/v1/predictions/{id}").json())["status"] in ("starting", "processing"):
         assert time.monotonic() < deadline, "it did not end"
         time.sleep(0.02)
@@ -136,7 +136,7 @@ def test_the_list_has_pages(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("cadran.serve.replicate.predictions.PAGE", 3)
     live = LiveServer(models=[str(tiny)])
     try:
-        with httpx.Client(base_url=live.url, timeout=20) as http:
+        with httpx.Client(base_url=live.url, timeout=60) as http:
             made = [http.post(PATH, json=asked(max_tokens=1), headers={"prefer": "wait"}).json() for _ in range(5)]
             ids = [body["id"] for body in reversed(made)]
             first = http.get("/v1/predictions").json()
@@ -170,7 +170,7 @@ def test_cancel_after_ends_a_prediction(tiny: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("cadran.serve.replicate.routes.lifetime_seconds", lambda _: 0.3)
     live = LiveServer(slow, models=[str(tiny)])
     try:
-        with httpx.Client(base_url=live.url, timeout=20) as http:
+        with httpx.Client(base_url=live.url, timeout=60) as http:
             body = http.post(PATH, json=endless(), headers={"prefer": "wait", "cancel-after": "5s"}).json()
             assert body["status"] == "canceled" and body["output"]
             live.settle()
@@ -181,7 +181,7 @@ def test_cancel_after_ends_a_prediction(tiny: Path, monkeypatch: pytest.MonkeyPa
 def test_a_deadline_fails_a_prediction(tiny: Path) -> None:
     live = LiveServer(slow, models=[str(tiny)], deadline=0.4)
     try:
-        with httpx.Client(base_url=live.url, timeout=20) as http:
+        with httpx.Client(base_url=live.url, timeout=60) as http:
             body = http.post(PATH, json=endless(), headers={"prefer": "wait"}).json()
             assert body["status"] == "failed" and "0.4 s" in body["error"]
             live.settle()
@@ -192,7 +192,7 @@ def test_a_deadline_fails_a_prediction(tiny: Path) -> None:
 def test_a_full_queue_is_429_and_a_waiting_prediction_can_be_cancelled(tiny: Path) -> None:
     live = LiveServer(slow, models=[str(tiny)], parallel=1, queue=1)
     try:
-        with httpx.Client(base_url=live.url, timeout=20) as http:
+        with httpx.Client(base_url=live.url, timeout=60) as http:
             running = http.post(PATH, json=endless()).json()
             waiting = http.post(PATH, json=endless()).json()
             refused = http.post(PATH, json=endless())
@@ -209,7 +209,7 @@ def test_a_full_queue_is_429_and_a_waiting_prediction_can_be_cancelled(tiny: Pat
 
 def test_the_end_of_the_server_waits_for_predictions(tiny: Path) -> None:
     live = LiveServer(slow, models=[str(tiny)], grace=10)
-    with httpx.Client(base_url=live.url, timeout=20) as http:
+    with httpx.Client(base_url=live.url, timeout=60) as http:
         body = http.post(PATH, json=endless(60)).json()
         with http.stream("GET", body["urls"]["stream"]) as stream:
             events = stream.iter_raw()
@@ -222,7 +222,7 @@ def test_the_end_of_the_server_waits_for_predictions(tiny: Path) -> None:
 
 def test_what_is_left_after_the_grace_ends_with_an_error(tiny: Path) -> None:
     live = LiveServer(slow, models=[str(tiny)], grace=0.3, parallel=1)
-    with httpx.Client(base_url=live.url, timeout=20) as http:
+    with httpx.Client(base_url=live.url, timeout=60) as http:
         http.post(PATH, json=endless())
         body = http.post(PATH, json=endless()).json()  # has no place yet
         with http.stream("GET", body["urls"]["stream"]) as stream:

@@ -37,7 +37,7 @@ def said(text: str) -> dict[str, Any]:
     return {"structured_outputs": {"choice": [text]}}
 
 
-def until(true: Callable[[], bool], seconds: float = 10.0) -> None:
+def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it did not happen"
@@ -114,7 +114,11 @@ def test_what_is_refused_otherwise_is_refused_here(server: LiveServer, asked: di
     assert refused.json()["error"]["param"] == param
 
 
-def test_request_that_does_not_fit_is_refused_and_not_stored(server: LiveServer, client: openai.OpenAI) -> None:
+def test_request_that_does_not_fit_is_refused_and_not_stored(
+    server: LiveServer, client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cadran.serve.openai.responses_background.REFUSAL_SECONDS", 30.0)  # on a busy machine, too
+
     def rows() -> int:
         with server.service.database.reading() as session:
             return session.query(stored.StoredResponse).count()

@@ -24,7 +24,7 @@ from cadran.serve.openai import responses_background
 from cadran.serve.server import Server
 from cadran.serve.service import Service
 from cadran.serve.settings import ServeSettings
-responses_background.LEASE_SECONDS = 1.0
+responses_background.LEASE_SECONDS = 3.0
 responses_background.RENEW_SECONDS = 0.2
 settings = ServeSettings(models=[sys.argv[1]], database=sys.argv[2], port=0, grace=0.2)
 Server(Service(settings), lambda urls: print(urls[0], flush=True)).run()
@@ -80,7 +80,7 @@ def test_what_was_under_way_when_a_server_was_killed_has_failed(endless: Path, d
     try:
         client = client_of(process.stdout.readline().strip())
         ids = [client.responses.create(**LONG_AWAY).id for _ in range(2)]
-        time.sleep(1.5)  # longer than a lease
+        time.sleep(3.5)  # longer than a lease
         assert client.responses.retrieve(ids[0]).status == "in_progress"
         os.kill(process.pid, signal.SIGKILL)
     finally:

@@ -54,7 +54,7 @@ def test_stop_ends_the_answer_here_and_on_the_server(open_chat: Opener, bend: Be
     page.locator("article.answer[aria-busy=true] .block").first.wait_for()
     page.keyboard.press("Escape")
     page.get_by_text("Stopped.").wait_for()
-    chat_server.settle(5)
+    chat_server.settle()
     page.get_by_role("button", name="Continue", exact=True).click()
     page.locator("article.answer[aria-busy=true]").wait_for()
     page.get_by_role("button", name="Stop", exact=True).click()

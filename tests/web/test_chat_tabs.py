@@ -80,7 +80,7 @@ def test_an_answer_grows_in_both_tabs_and_either_stops_it(
     two.get_by_role("button", name="Stop", exact=True).click()
     one.get_by_text("Stopped.").wait_for()
     two.get_by_text("Stopped.").wait_for()
-    chat_server.settle(5)
+    chat_server.settle()
     texts = [answers(page).locator(".prose").inner_text() for page in (one, two)]
     assert texts[0] == texts[1] and len(texts[0]) > 0
     two.keyboard.press("Alt+p")
@@ -99,7 +99,7 @@ def test_a_conversation_deleted_in_one_tab_is_gone_in_the_other(
     delete(two)
     for page in (two, one):
         page.get_by_role("heading", name="What shall we try?").wait_for()
-    chat_server.settle(5)
+    chat_server.settle()
     for page in (two, one):
         page.wait_for_timeout(600)
         page.reload()
@@ -116,7 +116,7 @@ def test_what_is_deleted_while_it_is_answered_does_not_come_back(
     page.locator("article.answer[aria-busy=true] .block").first.wait_for()
     delete(page)
     page.get_by_role("heading", name="What shall we try?").wait_for()
-    chat_server.settle(5)
+    chat_server.settle()
     page.wait_for_timeout(600)
     assert page.locator("nav li").count() == 0
     page.reload()

@@ -18,7 +18,8 @@ from cadran.serve.known_model import KnownModel
 from cadran.serve.operations.gauges import Gauges
 from cadran.serve.rate_limit import RateLimits
 
-ASKED: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi, river"}], "max_tokens": 8}
+RIVER = [{"role": "user", "content": "hi, river"}]
+ASKED: dict[str, Any] = {"model": "tiny", "messages": RIVER, "max_tokens": 8, "ignore_eos": True}
 
 
 def figures(live: LiveServer) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:

@@ -1,5 +1,6 @@
 """A tiny chat model and a server that serves it, for every test of this folder."""
 
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,20 @@ from tiny import tiny_model
 
 # Of every client that names no time of its own; five seconds would make a busy machine a failure.
 _config.DEFAULT_TIMEOUT_CONFIG.read = 60.0
+
+_randbits = secrets.randbits
+
+
+@pytest.fixture(autouse=True)
+def _one_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests that name no seed get the same one: a random model that ends at once would fail a test now and then."""
+    monkeypatch.setattr(secrets, "randbits", lambda bits: 7)
+
+
+@pytest.fixture
+def fresh_seeds(_one_seed: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests that name no seed get one each, as they do outside of the tests."""
+    monkeypatch.setattr(secrets, "randbits", _randbits)
 
 
 @pytest.fixture(scope="session")

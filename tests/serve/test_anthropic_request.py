@@ -28,6 +28,7 @@ def refused(**body: Any) -> str:
     return str(caught.value)
 
 
+@pytest.mark.usefixtures("fresh_seeds")
 def test_defaults_are_those_of_the_api() -> None:
     request = asked()
     assert request.max_tokens == 4096 and request.thinking is False and request.tool_choice == ToolChoice()

@@ -91,7 +91,7 @@ def body_of(path: str, text: str, tokens: int) -> dict[str, Any]:
         "/v1/messages": {"messages": turns(text), "max_tokens": tokens, "temperature": 0},
         "/api/chat": {"messages": turns(text), "options": {"num_predict": tokens, "temperature": 0}},
         "/api/generate": {"prompt": text, "options": {"num_predict": tokens, "temperature": 0}},
-        "/infill": {"input_prefix": text, "input_suffix": ")", "n_predict": tokens, "ignore_eos": True},
+        "/infill": {"input_prefix": text, "input_suffix": ")", "n_predict": tokens, "temperature": 0},
         "/completion": {"prompt": text, "n_predict": tokens, "ignore_eos": True},
         "/v1/fim/completions": {"prompt": text, "suffix": ")", "max_tokens": tokens},
     }

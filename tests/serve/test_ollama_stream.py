@@ -149,6 +149,7 @@ def test_a_duration_is_read_or_refused(text: str) -> None:
         assert seconds is None or seconds >= 0
 
 
+@pytest.mark.usefixtures("fresh_seeds")
 def test_options_have_ollamas_defaults() -> None:
     chosen = Options().sampling()
     assert (chosen["temperature"], chosen["top_k"], chosen["top_p"], chosen["penalty_window"]) == (0.8, 40, 0.9, 64)

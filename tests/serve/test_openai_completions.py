@@ -70,6 +70,7 @@ def test_prompts_in_a_list_are_answered_in_order(client: openai.OpenAI) -> None:
     assert [rebuilt(chunks, index)[0] for index in range(6)] == [choice.text for choice in answer.choices]
 
 
+@pytest.mark.usefixtures("fresh_seeds")
 def test_equal_prompts_without_a_seed_are_answered_differently(client: openai.OpenAI) -> None:
     assert len({choice.text for choice in ask(client, [PROMPT] * 4, temperature=1.5).choices}) == 4
 

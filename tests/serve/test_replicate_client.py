@@ -128,6 +128,7 @@ def test_the_stream_carries_the_text(client: replicate.Client, seed: int) -> Non
     assert len(set(ids)) == len(ids) and all(ids)
 
 
+@pytest.mark.usefixtures("fresh_seeds")
 def test_seed_makes_an_answer_again_and_none_another(client: replicate.Client) -> None:
     first, second = ("".join(client.run(LLAMA, input=asked(seed=77, max_tokens=40))) for _ in range(2))
     other = ["".join(client.run(LLAMA, input=asked(max_tokens=40, temperature=2, top_k=0, top_p=1))) for _ in range(3)]

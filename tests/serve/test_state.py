@@ -203,7 +203,7 @@ def test_every_answer_is_accounted_for(tiny: Path, tmp_path: Path) -> None:
     live = LiveServer(models=[str(tiny)], database=url(tmp_path))
     with live.service.database.session() as session:
         key = add_key(session, "anna")
-    asked = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
+    asked = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4, "ignore_eos": True}
     headers = {"x-api-key": key}
     for stream in (False, True):
         httpx.post(f"{live.url}/v1/chat/completions", json={**asked, "stream": stream}, headers=headers)

@@ -1,5 +1,7 @@
 """What outlives the grace of a server that stops is told so, in the words of each family."""
 
+import asyncio
+import json
 import threading
 import time
 from pathlib import Path
@@ -9,6 +11,10 @@ import httpx
 import pytest
 from live import LiveServer
 from tiny import tiny_model
+
+from cadran.serve.openai.responses_desk import ResponseDesk
+from cadran.serve.state.database import Database
+from cadran.serve.state.stored_response import StoredResponse
 
 MESSAGES = [{"role": "user", "content": "Encore ?"}]
 LONG = {"model": "tiny", "max_tokens": 90_000, "temperature": 0}  # greedy, this model never comes to an end
@@ -70,3 +76,31 @@ def test_plain_and_streamed_answers_say_that_the_server_stops(slow: Path) -> Non
     for number, (path, _, mark) in enumerate(STREAMED, start=len(WHOLE)):
         answer = answers[number]
         assert answer.status_code == 200 and mark in answer.text, (path, answer.text[-500:])
+
+
+def test_what_ends_with_the_server_is_stored_however_long_that_takes(
+    slow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = ResponseDesk.keep
+
+    async def slowly(desk: ResponseDesk, live: Any) -> None:
+        await asyncio.sleep(0.5)
+        await keep(desk, live)
+
+    monkeypatch.setattr(ResponseDesk, "keep", slowly)
+    state = f"sqlite:///{tmp_path / 'state.db'}"
+    live = LiveServer(models=[str(slow)], grace=0, database=state)
+    body = {"model": "tiny", "input": "Encore ?", "temperature": 0, "stream": True}
+    with httpx.stream("POST", f"{live.url}/v1/responses", json=body, timeout=60) as answer:
+        lines = answer.iter_lines()
+        while "output_text.delta" not in next(lines):
+            pass
+        live.stop()
+        rest = "\n".join(lines)
+    assert "response.failed" in rest and "the server is stopping" in rest and "stored" not in rest
+    assert live.join()
+    live.close()
+    database = Database(state)
+    with database.reading() as session:
+        assert [json.loads(row.body)["status"] for row in session.query(StoredResponse)] == ["failed"]
+    database.close()

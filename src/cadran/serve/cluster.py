@@ -50,6 +50,7 @@ def deployment(settings: ServeSettings, replicas: int = 1, cores: float = 1.0) -
         async def lifespan(_: object) -> AsyncIterator[None]:
             yield
             await service.drain(own.grace)
+            await service.close()
 
         application.router.lifespan_context = lifespan
         return application

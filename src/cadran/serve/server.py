@@ -94,6 +94,7 @@ class Server:
         await self.service.drain(self.service.settings.grace)
         server.should_exit = True
         await serving
+        await self.service.close()
 
     def stop(self) -> None:
         """Begin the orderly end; called again, end at once. From the event loop's thread."""

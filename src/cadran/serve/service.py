@@ -44,6 +44,7 @@ class Service:
         exchanges: under way, in the order in which they began.
         listeners: told of everything that was computed: metrics, accounting.
         endings: awaited when the server stops and its grace is over: they end what outlives its connection.
+        closings: awaited before the database is closed: they wait for what is being stored.
         database: what must survive a restart; opened when it is first asked for.
     """
 
@@ -56,6 +57,7 @@ class Service:
         self.exchanges: list[Exchange] = []
         self.listeners: list[Listener] = []
         self.endings: list[Callable[[], Awaitable[None]]] = []
+        self.closings: list[Callable[[], Awaitable[None]]] = []
 
     @cached_property
     def database(self) -> Database:
@@ -172,6 +174,11 @@ class Service:
         for end in self.endings:
             await end()
         await self.shelf.end()
+
+    async def close(self) -> None:
+        """Finish what is being stored and close the database: after the last answer has gone out."""
+        for settled in self.closings:
+            await settled()
         if "database" in vars(self):
             await asyncio.to_thread(self.database.close)
 

@@ -42,11 +42,17 @@ class ResponseDesk:
         self._service = service
         self.live: dict[str, LiveResponse] = {}
         self.background = BackgroundResponses(service, self.live, self._run)
+        service.closings.append(self._settled)
 
     @property
     def keeps(self) -> bool:
         """Whether responses are stored at all."""
         return self._service.settings.stored_responses > 0
+
+    async def _settled(self) -> None:
+        """Wait until all whose end has come are stored."""
+        for live in [live for live in self.live.values() if live.concluding]:
+            await live.done.wait()
 
     async def keep(self, live: LiveResponse) -> None:
         """See ``Keeper``."""

@@ -27,6 +27,12 @@ def fresh_seeds(_one_seed: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(secrets, "randbits", _randbits)
 
 
+@pytest.fixture
+def database(tmp_path: Path) -> str:
+    """Address of a database that is not there yet, for one test alone."""
+    return f"sqlite:///{tmp_path / 'state.db'}"
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the tiny chat model, called ``tiny``."""

@@ -39,11 +39,6 @@ def said(text: str) -> dict[str, Any]:
     return {"structured_outputs": {"choice": [text]}}
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'state.db'}"
-
-
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """Its model has so long a context that an answer takes longer than any test."""

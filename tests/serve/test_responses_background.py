@@ -69,11 +69,6 @@ def client(server: LiveServer) -> Iterator[openai.OpenAI]:
         yield client
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'state.db'}"
-
-
 def test_answer_comes_at_once_and_the_whole_of_it_when_it_is_there(client: openai.OpenAI) -> None:
     made = client.responses.create(
         model="tiny", input="Un", background=True, metadata={"a": "b"}, extra_body=said("deux")

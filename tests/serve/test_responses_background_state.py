@@ -37,11 +37,6 @@ def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model(tmp_path_factory.mktemp("endless") / "tiny", context=30_000)
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'state.db'}"
-
-
 def test_end_of_the_server_is_said(endless: Path, database: str) -> None:
     live = LiveServer(models=[str(endless)], database=database, grace=0.3, parallel=2)
     client = client_of(live.url)

@@ -54,7 +54,6 @@ class Answer:
         complete: whether the prompt was read.
         dropped: whether nobody wants to hear of it.
         early: how many tokens must still come before a stop id may.
-        plain: whether the runner can choose without asking here after each token.
         reported: whether anything was said of it.
     """
 
@@ -76,7 +75,6 @@ class Answer:
         "matcher",
         "message",
         "order",
-        "plain",
         "reported",
         "request",
         "row",
@@ -96,7 +94,6 @@ class Answer:
         self.state = State.NEW
         self.stops = frozenset(request.stop_ids)
         self.early = request.params.min_tokens if self.stops else 0
-        self.plain = request.grammar is None and not request.logprobs and not request.top and not self.early
         self.fresh: list[Scored] = []
         self.scored: list[Scored] = []
         if request.prompt_logprobs and index == 0:
@@ -107,6 +104,12 @@ class Answer:
         self.matcher: Matcher | None = None
         self.drafter: Drafter | None = None
         self.depth: Depth | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether the runner can choose without asking here after each token."""
+        request = self.request
+        return request.grammar is None and not request.logprobs and not request.top and not self.early
 
     @property
     def over(self) -> bool:
@@ -198,7 +201,6 @@ class Answer:
         self.ids.append(token)
         if self.early:
             self.early -= 1
-            self.plain = not (self.early or self.request.grammar or self.request.logprobs or self.request.top)
         if self.matcher is not None:
             self.matcher.accept(token)
             if self.matcher.ended:

@@ -49,7 +49,7 @@ class TextStream:
         self._decoder = IncrementalDecoder(tokenizer, skip_special, continues=continues)
         self._stops = _StopFinder([stop] if isinstance(stop, str) else stop) if stop else None
         self._withheld = ""
-        self._deaf = deaf if stop else 0
+        self._deaf = deaf
 
     def push(self, token: int) -> str:
         """The characters that this token makes certain; "" after a stop string was found.
@@ -59,14 +59,11 @@ class TextStream:
         """
         if self.stopped is not None:
             return ""
-        if self._deaf:
-            stops, self._stops = self._stops, None
-            said = self._pushed(token)
-            self._stops, self._deaf = stops, self._deaf - 1
-            return said
-        return self._pushed(token)
+        said = self._said(token)
+        self._deaf = max(0, self._deaf - 1)
+        return said
 
-    def _pushed(self, token: int) -> str:
+    def _said(self, token: int) -> str:
         if token in self._shown:  # it ends whatever character was under way
             return self._checked(self._decoder.flush() + self._tokenizer.token_bytes(token).decode("utf-8", "replace"))
         return self._checked(self._decoder.push(token))
@@ -80,7 +77,7 @@ class TextStream:
         return text + rest
 
     def _checked(self, piece: str) -> str:
-        if self._stops is None or not piece:
+        if self._stops is None or self._deaf or not piece:
             return piece
         text, before = self._withheld + piece, len(self._withheld)
         for place, character in enumerate(piece, start=before + 1):

@@ -1,5 +1,6 @@
 """What the tests of the web chat do again and again."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,15 @@ def finished(page: Any, text: str) -> Any:
     answer = answers(page).filter(has_text=text).last
     answer.locator("[data-measures]").wait_for()
     return answer
+
+
+def stream(page: Any, *pieces: dict[str, str] | str) -> None:
+    """Have the next answer be these pieces: deltas, or the data of an event. Without "[DONE]" it breaks off."""
+    chunks = [each if isinstance(each, str) else json.dumps({"choices": [{"delta": each}]}) for each in pieces]
+    body = "".join(f"data: {chunk}\n\n" for chunk in chunks)
+    page.route(
+        "**/v1/chat/completions", lambda route: route.fulfill(body=body, content_type="text/event-stream"), times=1
+    )
 
 
 _KEPT = """text => new Promise((resolve) => {

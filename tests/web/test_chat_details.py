@@ -5,18 +5,9 @@ import re
 from typing import Any
 
 import pytest
-from driving import Bend, Opener, answers, finished, send
+from driving import Bend, Opener, answers, finished, send, stream
 
 END = json.dumps({"choices": [{"delta": {}, "finish_reason": "stop"}]})
-
-
-def stream(page: Any, *pieces: dict[str, str] | str) -> None:
-    """Have the next answer be these pieces: deltas, or the data of an event. Without "[DONE]" it breaks off."""
-    chunks = [each if isinstance(each, str) else json.dumps({"choices": [{"delta": each}]}) for each in pieces]
-    body = "".join(f"data: {chunk}\n\n" for chunk in chunks)
-    page.route(
-        "**/v1/chat/completions", lambda route: route.fulfill(body=body, content_type="text/event-stream"), times=1
-    )
 
 
 def until(page: Any, expression: str) -> None:

@@ -52,6 +52,7 @@ export class Chat {
 
   static async open(): Promise<Chat> {
     const database = await openDatabase();
+    await database.takeLast().catch(() => []);
     const chat = new Chat(database, await database.conversations().catch(() => []));
     void chat.models.load();
     // A model may have been fetched meanwhile.

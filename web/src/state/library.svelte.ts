@@ -4,6 +4,7 @@
 import { matches, newConversation, titleOf, type Conversation } from "../conversation/conversation";
 import { become, merged, same } from "../conversation/merge";
 import type { Database } from "../storage/database";
+import { isLeft } from "../storage/left";
 import { keepPlace, readPlace } from "../storage/setting";
 import type { Tabs } from "./tabs.svelte";
 
@@ -38,6 +39,8 @@ export class Library {
     else if (this.all[0]) this.current = newConversation(Date.now(), this.all[0]);
     tabs.onkept = (ids) => this.#inTurn(() => this.#fetch(ids));
     addEventListener("pagehide", () => this.#leave());
+    addEventListener("pageshow", ({ persisted }) => void (persisted && this.#takeLast()));
+    addEventListener("storage", (event) => void (isLeft(event) && this.#takeLast()));
     document.addEventListener("visibilitychange", () => {
       if (document.visibilityState === "hidden") void this.#flush();
     });
@@ -178,7 +181,12 @@ export class Library {
   #leave(): void {
     const last = new Set([...this.#underway, ...this.#unkept.values()]);
     for (const one of last) {
-      if (!this.removed(one)) void this.#database.keepLast($state.snapshot(one) as Conversation).catch(() => undefined);
+      if (this.removed(one)) continue;
+      this.#database.keepLast($state.snapshot(one) as Conversation, this.#known.get(one.id));
     }
+  }
+
+  #takeLast(): Promise<void> {
+    return this.#inTurn(async () => this.#fetch(await this.#database.takeLast()));
   }
 }

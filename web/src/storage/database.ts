@@ -4,6 +4,7 @@
 import type { ScoredToken } from "../api/scored_token";
 import type { Conversation } from "../conversation/conversation";
 import { merged } from "../conversation/merge";
+import { allLeft, dropLeft, leave } from "./left";
 
 const NAME = "cadran";
 const VERSION = 1;
@@ -19,8 +20,14 @@ export interface Database {
    * @returns what is kept now; null when another tab has forgotten it, and then it stays forgotten.
    */
   keep(conversation: Conversation, known: Conversation | undefined): Promise<Conversation | null>;
-  /** Keep it as it is and at once, because the page is going away and nothing that is read now would still come. */
-  keepLast(conversation: Conversation): Promise<void>;
+  /** Keep it at once: the page is going away, and nothing that is read now would still come. */
+  keepLast(conversation: Conversation, known: Conversation | undefined): void;
+  /**
+   * Take in what pages that have gone away have kept last.
+   *
+   * @returns the ids of these conversations.
+   */
+  takeLast(): Promise<string[]>;
   /** Forget a conversation and the tokens of its messages. */
   forget(conversation: Conversation): Promise<void>;
   tokens(message: string): Promise<ScoredToken[]>;
@@ -81,10 +88,21 @@ class Stored implements Database {
     });
   }
 
-  keepLast(conversation: Conversation): Promise<void> {
-    return this.#write(["conversations"], (transaction) => {
+  keepLast(conversation: Conversation, known: Conversation | undefined): void {
+    if (leave(conversation, known)) return;
+    void this.#write(["conversations"], (transaction) => {
       transaction.objectStore("conversations").put(conversation);
-    });
+    }).catch(() => undefined);
+  }
+
+  // Dropped only once it stands in the store: the page that takes it may be going away too.
+  async takeLast(): Promise<string[]> {
+    const left = allLeft();
+    for (const one of left) {
+      await this.keep(one.conversation, one.known);
+      dropLeft(one);
+    }
+    return left.map(({ conversation }) => conversation.id);
   }
 
   forget(conversation: Conversation): Promise<void> {
@@ -137,7 +155,11 @@ class Remembered implements Database {
     return conversation;
   }
 
-  async keepLast(): Promise<void> {}
+  keepLast(): void {}
+
+  async takeLast(): Promise<string[]> {
+    return [];
+  }
 
   async forget(): Promise<void> {}
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from live import LiveServer
+from replicate_engines import slow
 from tiny import tiny_model
 
 from cadran.serve import web
@@ -52,16 +53,20 @@ def built(builder: ModuleType) -> Path:
 
 @pytest.fixture(scope="session")
 def chat_server(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """Serves the page with ``tiny``, ``other`` and ``base``, which cannot chat."""
+    """Serves the page with ``tiny``, ``other`` and ``base``, which cannot chat.
+
+    A step takes long enough that an answer of thousands of tokens is still under way when a slow page is done with it.
+    """
     folder = tmp_path_factory.mktemp("web")
     models = [
-        tiny_model(folder / "tiny", context=2048),
-        tiny_model(folder / "other", context=2048, seed=1),
-        tiny_model(folder / "base", context=2048, chat=False),
+        tiny_model(folder / "tiny", context=8192),
+        tiny_model(folder / "other", context=8192, seed=1),
+        tiny_model(folder / "base", context=8192, chat=False),
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(web, "ASSETS", built)
-        live = LiveServer(models=[str(model) for model in models], database=f"sqlite:///{folder / 'state.db'}")
+        names, database = [str(model) for model in models], f"sqlite:///{folder / 'state.db'}"
+        live = LiveServer(open=lambda known: slow(known, 0.004), models=names, database=database)
     yield live
     live.close()
 

@@ -4,6 +4,15 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
+expect = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright").expect
+"""Asks again and again until it holds: a page shows what happened when it gets to it."""
+expect.set_options(timeout=60_000)  # a busy machine is no failure
+
+LONG = {"ignore_eos": True, "max_tokens": 8000}
+"""An answer that is still under way when somebody stops it; see ``chat_server``."""
+
 Opener = Callable[..., Any]
 Bend = Callable[..., list[dict[str, Any]]]
 
@@ -24,6 +33,24 @@ def finished(page: Any, text: str) -> Any:
     answer = answers(page).filter(has_text=text).last
     answer.locator("[data-measures]").wait_for()
     return answer
+
+
+def until(page: Any, expression: str) -> None:
+    """Wait until it is true in the page; the page's policy forbids ``wait_for_function`` with an expression."""
+    _wait(page, lambda: page.evaluate(expression), expression)
+
+
+def caught(page: Any, requests: list[Any], count: int = 1) -> None:
+    """Wait until a route's handler has been given so many requests."""
+    _wait(page, lambda: len(requests) >= count, f"{count} requests")
+
+
+def _wait(page: Any, holds: Callable[[], bool], what: str) -> None:
+    for _ in range(1200):
+        if holds():
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"never: {what}")
 
 
 def stream(page: Any, *pieces: dict[str, str] | str) -> None:

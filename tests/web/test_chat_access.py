@@ -4,7 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
-from driving import Bend, Opener, answers, finished, send
+from driving import Bend, Opener, answers, expect, finished, send
+
+RESTS = """Promise.allSettled(
+  document.getAnimations().filter((one) => one.effect.getTiming().iterations < 100).map((one) => one.finished)
+).then(() => null)"""
 
 
 def test_every_token_shows_its_chances_to_pointer_and_keyboard(open_chat: Opener, bend: Bend) -> None:
@@ -16,16 +20,15 @@ def test_every_token_shows_its_chances_to_pointer_and_keyboard(open_chat: Opener
     tokens = page.locator("[data-token]")
     tokens.first.wait_for()
     assert "".join(tokens.all_inner_texts()).startswith("calm river")
-    assert re.search(r"%$", tokens.first.get_attribute("aria-label"))
+    expect(tokens.first).to_have_attribute("aria-label", re.compile("%$"))
     tokens.nth(1).hover()
-    rows = page.locator("[data-card] .row")
-    assert rows.count() >= 5
+    page.locator("[data-card] .row").nth(4).wait_for()
     tokens.first.focus()
     page.keyboard.press("ArrowRight")
-    assert page.evaluate("document.activeElement.dataset.token") == "1"
-    assert page.locator("[data-card] .chosen").count() == 1
+    expect(page.locator("[data-token='1']")).to_be_focused()
+    expect(page.locator("[data-card] .chosen")).to_have_count(1)
     page.keyboard.press("Escape")
-    assert page.locator("[data-card]").count() == 0
+    expect(page.locator("[data-card]")).to_have_count(0)
 
 
 def test_a_line_end_can_be_pointed_at_too(open_chat: Opener, bend: Bend) -> None:
@@ -36,20 +39,20 @@ def test_a_line_end_can_be_pointed_at_too(open_chat: Opener, bend: Bend) -> None
     page.keyboard.press("Alt+p")
     tokens = page.locator("[data-token]")
     tokens.first.wait_for()
-    assert "⏎" in tokens.first.inner_text()
+    expect(tokens.first).to_contain_text("⏎")
     assert [one.inner_text() for one in tokens.all() if not one.is_visible()] == []
 
 
 def test_the_page_speaks_the_browsers_language_until_told_otherwise(open_chat: Opener) -> None:
     page = open_chat(locale="fr-CA")
-    assert page.locator("html").get_attribute("lang") == "fr"
-    assert page.get_by_role("heading", name="Qu’essayons-nous ?").is_visible()
+    expect(page.locator("html")).to_have_attribute("lang", "fr")
+    expect(page.get_by_role("heading", name="Qu’essayons-nous ?")).to_be_visible()
     page.get_by_role("button", name="Réglages").click()
     page.get_by_label("Langue").select_option("en")
-    assert page.get_by_role("heading", name="Settings").is_visible()
+    expect(page.get_by_role("heading", name="Settings")).to_be_visible()
     page.reload()
     page.get_by_role("heading", name="What shall we try?").wait_for()
-    assert page.locator("html").get_attribute("lang") == "en"
+    expect(page.locator("html")).to_have_attribute("lang", "en")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -60,7 +63,7 @@ def test_axe_finds_nothing_serious(open_chat: Opener, bend: Bend, built: Path, s
     found: list[str] = []
 
     def look(where: str) -> None:
-        page.wait_for_timeout(250)
+        page.evaluate(RESTS)
         for violation in page.evaluate("axe.run()")["violations"]:
             if violation["impact"] in ("serious", "critical"):
                 nodes = [f"{node['html'][:120]} {node['failureSummary'][:200]}" for node in violation["nodes"][:2]]
@@ -72,8 +75,10 @@ def test_axe_finds_nothing_serious(open_chat: Opener, bend: Bend, built: Path, s
     look("conversation")
     page.keyboard.press("Alt+p")
     page.locator("[data-token]").nth(3).hover()
+    page.locator("[data-card]").wait_for()
     look("probabilities")
     page.get_by_role("button", name="Settings").click()
+    page.get_by_role("heading", name="Settings").wait_for()
     look("settings")
     page.keyboard.press("Escape")
     page.get_by_role("button", name="Compare").click()
@@ -108,6 +113,7 @@ def test_nothing_is_wider_than_a_phone(open_chat: Opener, bend: Bend) -> None:
     fits("drawer")
     page.keyboard.press("Escape")
     page.get_by_role("button", name="Réglages").click()
+    page.get_by_role("heading", name="Réglages").wait_for()
     fits("settings")
 
 
@@ -120,23 +126,22 @@ def test_a_finger_reaches_the_chances_of_a_token(open_chat: Opener, bend: Bend) 
     finished(page, "calm river")
     page.locator("[data-token]").nth(2).tap()
     page.locator("[data-card] .chosen").wait_for()
-    box = page.locator("[data-card]").bounding_box()
-    assert box["x"] >= 0 and box["x"] + box["width"] <= 360
+    expect(page.locator("[data-card]")).to_be_in_viewport(ratio=1)
 
 
 def test_the_keyboard_alone_is_enough(open_chat: Opener, bend: Bend) -> None:
     page = open_chat()
     bend(page, "Done.")
     page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.textContent") == "Skip to the conversation"
+    expect(page.get_by_text("Skip to the conversation")).to_be_focused()
     page.keyboard.press("Enter")
-    assert page.evaluate("document.activeElement.id") == "message"
+    expect(page.locator("#message")).to_be_focused()
     page.keyboard.type("one")
     page.keyboard.press("Shift+Enter")
     page.keyboard.type("two")
     page.keyboard.press("Control+Enter")
     finished(page, "Done.")
-    assert page.locator(".said .words").inner_text() == "one\ntwo"
+    expect(page.locator(".said .words")).to_have_text("one\ntwo", use_inner_text=True)
     page.locator("main").focus()
     page.keyboard.press("?")
     page.get_by_role("heading", name="Keyboard shortcuts").wait_for()

@@ -5,18 +5,15 @@ import re
 from typing import Any
 
 import pytest
-from driving import Bend, Opener, answers, finished, send, stream
+from driving import LONG, Bend, Opener, answers, expect, finished, send, stream, until
 
+BELOW = "(main => main.scrollHeight - main.scrollTop - main.clientHeight)(document.querySelector('main'))"
+RESTS = """(async (main) => {
+  const before = main.scrollTop;
+  await new Promise((later) => setTimeout(later, 150));
+  return main.scrollTop === before;
+})(document.querySelector('main'))"""
 END = json.dumps({"choices": [{"delta": {}, "finish_reason": "stop"}]})
-
-
-def until(page: Any, expression: str) -> None:
-    """Wait until it is true; the page's policy forbids ``wait_for_function``."""
-    for _ in range(200):
-        if page.evaluate(expression):
-            return
-        page.wait_for_timeout(50)
-    raise AssertionError(f"never: {expression}")
 
 
 def box(page: Any, selector: str) -> dict[str, float]:
@@ -30,14 +27,14 @@ def test_an_answer_that_broke_off_is_continued_where_it_ended(open_chat: Opener,
     send(page, "Begin")
     page.get_by_role("alert").get_by_text("Le serveur est injoignable.").wait_for()
     page.reload()
-    assert page.locator(".prose").inner_text() == "Half of"
+    expect(page.locator(".prose")).to_have_text("Half of")
     page.get_by_role("alert").get_by_text("Le serveur est injoignable.").wait_for()
     asked = bend(page, " it.")
     page.get_by_role("alert").get_by_role("button", name="Réessayer").click()
     finished(page, "Half of it.")
     assert asked[0]["messages"][-1] == {"role": "assistant", "content": "Half of"}
     assert asked[0]["continue_final_message"] is True
-    assert page.get_by_role("alert").count() == 0
+    expect(page.get_by_role("alert")).to_have_count(0)
 
 
 def test_reasoning_that_broke_off_is_not_there_twice(open_chat: Opener) -> None:
@@ -58,7 +55,7 @@ def test_an_empty_answer_says_that_it_is_empty(open_chat: Opener) -> None:
     stream(page, END, json.dumps({"usage": usage}), "[DONE]")
     send(page, "Hi")
     answers(page).get_by_text("The model had nothing to say.").wait_for()
-    assert answers(page).locator("[data-measures]").inner_text() == "9 read, 0 written"
+    expect(answers(page).locator("[data-measures]")).to_have_text("9 read, 0 written")
 
 
 def test_the_page_follows_a_fast_answer_to_its_end_and_stays_where_a_reader_scrolls(
@@ -67,20 +64,20 @@ def test_the_page_follows_a_fast_answer_to_its_end_and_stays_where_a_reader_scro
     page = open_chat(viewport={"width": 360, "height": 640})
     main = page.locator("main")
     lines = "\n\n".join(f"Line {number}." for number in range(60))
-    for _ in range(3):
+    for turn in (1, 2, 3):
         stream(page, *({"content": f"{line}\n\n"} for line in lines.split("\n\n")), END, "[DONE]")
         send(page, "Tell me")
-        page.wait_for_timeout(400)
-        assert main.evaluate("main => main.scrollHeight - main.scrollTop - main.clientHeight") < 2
+        expect(answers(page)).to_have_count(turn)
+        answers(page).last.get_by_text("Line 59.").wait_for()
+        until(page, f"{BELOW} < 2")
     page.keyboard.press("Control+Shift+O")
-    bend(page, ignore_eos=True, max_tokens=1900)
+    bend(page, **LONG)
     send(page, "Long")
     until(page, "document.querySelector('main').scrollTop > 300")
     main.hover()
     page.mouse.wheel(0, -200)
-    until(
-        page, "(main => main.scrollHeight - main.scrollTop - main.clientHeight > 100)(document.querySelector('main'))"
-    )
+    until(page, f"{BELOW} > 100")
+    until(page, RESTS)
     place, height = main.evaluate("main => [main.scrollTop, main.scrollHeight]")
     until(page, f"document.querySelector('main').scrollHeight > {height + 60}")
     assert main.evaluate("main => main.scrollTop") == pytest.approx(place, abs=2)
@@ -96,11 +93,9 @@ def test_the_last_conversations_menu_is_seen_whole(open_chat: Opener, bend: Bend
     last.scroll_into_view_if_needed()
     last.hover()
     last.get_by_role("button", name=re.compile("Options of")).click()
-    page.wait_for_timeout(100)
-    menu = box(page, "nav [role=menu]")
-    assert menu["y"] > 0 and menu["y"] + menu["height"] <= 500
+    expect(page.locator("nav [role=menu]")).to_be_in_viewport(ratio=0.99)
     page.keyboard.press("ArrowUp")
-    assert page.evaluate("document.activeElement.textContent") == "Delete"
+    expect(page.get_by_role("menuitem", name="Delete")).to_be_focused()
 
 
 def conversations(count: int) -> dict[str, Any]:
@@ -118,12 +113,12 @@ def test_a_file_that_is_too_large_hides_none_that_goes_along(open_chat: Opener) 
     page.get_by_text("large.txt is too large").wait_for()
     notice, files = box(page, ".notice"), box(page, ".composer ul")
     assert notice["y"] + notice["height"] <= files["y"]
-    assert page.locator(".composer li").count() == 1
+    expect(page.locator(".composer li")).to_have_count(1)
 
 
 def test_escape_stops_the_answer_also_after_a_search(open_chat: Opener, bend: Bend) -> None:
     page = open_chat()
-    bend(page, ignore_eos=True, max_tokens=1900)
+    bend(page, **LONG)
     send(page, "Go on for ever")
     page.locator("article.answer[aria-busy=true] .block").first.wait_for()
     page.keyboard.press("Control+k")
@@ -138,6 +133,7 @@ def test_a_table_on_a_phone_breaks_no_word(open_chat: Opener, bend: Bend) -> Non
     page.locator("#message").fill("Table")
     page.get_by_role("button", name="Send").tap()
     answers(page).locator("[data-measures]").wait_for()
+    page.evaluate("document.fonts.ready.then(() => null)")
     heights = page.locator("tbody td").evaluate_all("cells => cells.map(cell => cell.getBoundingClientRect().height)")
     assert max(heights) < 45
     assert page.evaluate("document.querySelector('main').scrollWidth") <= 360
@@ -150,4 +146,4 @@ def test_models_that_came_meanwhile_are_found_when_the_reader_comes_back(open_ch
     page.get_by_text("cadran pull smollm2").wait_for()
     page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
     page.get_by_text("cadran pull smollm2").wait_for(state="detached")
-    assert page.locator("header select option").count() == 3
+    expect(page.locator("header select option")).to_have_count(3)

@@ -3,7 +3,7 @@
 import json
 import re
 
-from driving import Bend, Opener, answers, finished, send
+from driving import LONG, Bend, Opener, answers, caught, expect, finished, send
 from live import LiveServer
 
 
@@ -12,24 +12,25 @@ def test_a_message_is_answered_and_measured(open_chat: Opener, bend: Bend) -> No
     asked = bend(page, "Hello **you**, `x`.")
     send(page, "Hi")
     answer = finished(page, "Hello you")
-    assert answer.locator("strong").inner_text() == "you"
-    assert re.search(r"\d+ read, \d+ written\nfirst after [\d.]+ s", answer.locator("[data-measures]").inner_text())
-    assert page.locator("[data-context]").get_attribute("title").endswith("of 2,048 tokens of context used")
+    expect(answer.locator("strong")).to_have_text("you")
+    expect(answer.locator("[data-measures]")).to_have_text(re.compile(r"\d+ read, \d+ written\s*first after [\d.]+ s"))
+    expect(page.locator("[data-context]")).to_have_attribute("title", re.compile("of 8,192 tokens of context used$"))
     assert asked[0]["messages"] == [{"role": "user", "content": "Hi"}]
-    assert "Hello **you**" in page.locator("[data-whisper]").inner_text(), "screen readers are told the answer"
+    told = page.locator("[data-whisper]")
+    expect(told, "screen readers are told the answer").to_contain_text("Hello **you**")
 
 
 def test_a_long_answer_tells_its_speed_as_the_servers_count_over_the_time_it_took(
     open_chat: Opener, bend: Bend
 ) -> None:
     page = open_chat()
-    bend(page, ignore_eos=True, max_tokens=900)
+    bend(page, ignore_eos=True, max_tokens=1000)
     send(page, "Go")
-    said = answers(page).locator("[data-measures]").inner_text()
-    assert "900 written" in said
-    rate = re.search(r"([\d.,]+) tokens/s", said)
+    measures = answers(page).locator("[data-measures]")
+    expect(measures).to_contain_text("1,000 written")
+    rate = re.search(r"([\d.,]+) tokens/s", measures.inner_text())
     assert rate is not None
-    assert 1 < float(rate[1].replace(",", "")) < 899 / 0.05
+    assert 1 < float(rate[1].replace(",", "")) < 999 / 0.05
 
 
 def test_a_second_turn_carries_the_first_and_the_system_prompt(open_chat: Opener, bend: Bend) -> None:
@@ -49,7 +50,7 @@ def test_a_second_turn_carries_the_first_and_the_system_prompt(open_chat: Opener
 
 def test_stop_ends_the_answer_here_and_on_the_server(open_chat: Opener, bend: Bend, chat_server: LiveServer) -> None:
     page = open_chat()
-    asked = bend(page, ignore_eos=True, max_tokens=1900)
+    asked = bend(page, **LONG)
     send(page, "Go on for ever")
     page.locator("article.answer[aria-busy=true] .block").first.wait_for()
     page.keyboard.press("Escape")
@@ -57,6 +58,7 @@ def test_stop_ends_the_answer_here_and_on_the_server(open_chat: Opener, bend: Be
     chat_server.settle()
     page.get_by_role("button", name="Continue", exact=True).click()
     page.locator("article.answer[aria-busy=true]").wait_for()
+    caught(page, asked, 2)
     page.get_by_role("button", name="Stop", exact=True).click()
     page.get_by_text("Stopped.").wait_for()
     assert asked[1]["messages"][-1]["role"] == "assistant"
@@ -70,17 +72,17 @@ def test_edits_and_new_answers_are_branches(open_chat: Opener, bend: Bend) -> No
     finished(page, "First.")
     page.get_by_role("button", name="Answer again").click()
     finished(page, "Second.")
-    assert answers(page).get_by_role("group", name="Version 2 of 2").is_visible()
+    expect(answers(page).get_by_role("group", name="Version 2 of 2")).to_be_visible()
     page.get_by_role("button", name="Previous version").click()
-    assert page.get_by_text("First.").is_visible()
+    expect(page.get_by_text("First.")).to_be_visible()
     page.locator(".said").hover()
     page.get_by_role("button", name="Edit", exact=True).click()
     page.get_by_label("Edit the message").fill("Better question")
     page.get_by_role("button", name="Send as a new branch").click()
     finished(page, "Third.")
     page.locator(".said").get_by_role("button", name="Previous version").click()
-    assert page.locator(".said .words").inner_text() == "Question"
-    assert page.get_by_text("First.").is_visible()
+    expect(page.locator(".said .words")).to_have_text("Question")
+    expect(page.get_by_text("First.")).to_be_visible()
 
 
 def test_two_models_answer_side_by_side_and_the_choice_is_a_vote(open_chat: Opener, bend: Bend) -> None:
@@ -98,8 +100,9 @@ def test_two_models_answer_side_by_side_and_the_choice_is_a_vote(open_chat: Open
         "models": {"chosen": "other", "rejected": "tiny"}, "language": "en",
     }  # fmt: skip
     assert voted.value.ok
-    assert answers(page).locator(".model").inner_text() == "other"
-    assert answers(page).get_by_role("group", name="Version 2 of 2").is_visible()
+    expect(answers(page)).to_have_count(1)
+    expect(answers(page).locator(".model")).to_have_text("other")
+    expect(answers(page).get_by_role("group", name="Version 2 of 2")).to_be_visible()
 
 
 def test_a_thumb_is_a_vote(open_chat: Opener, bend: Bend) -> None:

@@ -3,10 +3,8 @@
 import re
 from typing import Any
 
-from driving import Bend, Opener, answers, finished, kept, send
+from driving import LONG, Bend, Opener, answers, caught, expect, finished, kept, send
 from live import LiveServer
-
-LONG = {"ignore_eos": True, "max_tokens": 1900}
 
 
 def beside(page: Any) -> Any:
@@ -40,8 +38,8 @@ def test_what_is_said_in_one_tab_appears_in_the_other_and_stays(open_chat: Opene
     for page in (one, two):
         page.reload()
         finished(page, "Third.")
-        assert page.locator(".prose").all_inner_texts() == ["First.", "Second.", "Third."]
-        assert page.locator("nav li").count() == 1
+        expect(page.locator(".prose")).to_have_text(["First.", "Second.", "Third."])
+        expect(page.locator("nav li")).to_have_count(1)
 
 
 def test_tabs_that_hear_nothing_of_each_other_overwrite_nothing(open_chat: Opener, bend: Bend) -> None:
@@ -63,8 +61,8 @@ def test_tabs_that_hear_nothing_of_each_other_overwrite_nothing(open_chat: Opene
     two.reload()
     finished(two, "Mine.")
     two.locator(".said").last.get_by_role("button", name="Previous version").click()
-    assert two.locator(".said .words").last.inner_text() == "Other way"
-    assert two.locator(".prose").last.inner_text() == "Yours."
+    expect(two.locator(".said .words").last).to_have_text("Other way")
+    expect(two.locator(".prose").last).to_have_text("Yours.")
 
 
 def test_an_answer_grows_in_both_tabs_and_either_stops_it(
@@ -76,13 +74,14 @@ def test_an_answer_grows_in_both_tabs_and_either_stops_it(
     one.locator("article.answer[aria-busy=true] .block").first.wait_for()
     two = beside(one)
     two.locator("article.answer[aria-busy=true]").wait_for()
-    assert two.get_by_text("Interrupted.").count() == 0
+    expect(two.get_by_text("Interrupted.")).to_have_count(0)
     two.get_by_role("button", name="Stop", exact=True).click()
     one.get_by_text("Stopped.").wait_for()
     two.get_by_text("Stopped.").wait_for()
     chat_server.settle()
-    texts = [answers(page).locator(".prose").inner_text() for page in (one, two)]
-    assert texts[0] == texts[1] and len(texts[0]) > 0
+    expect(answers(one).locator(".prose")).not_to_be_empty()
+    text = answers(one).locator(".prose").inner_text()
+    expect(answers(two).locator(".prose")).to_have_text(text, use_inner_text=True)
     two.keyboard.press("Alt+p")
     two.locator("[data-token]").first.wait_for()
 
@@ -104,7 +103,7 @@ def test_a_conversation_deleted_in_one_tab_is_gone_in_the_other(
         page.wait_for_timeout(600)
         page.reload()
         page.get_by_role("heading", name="What shall we try?").wait_for()
-        assert page.locator("nav li").count() == 0
+        expect(page.locator("nav li")).to_have_count(0)
 
 
 def test_what_is_deleted_while_it_is_answered_does_not_come_back(
@@ -118,10 +117,10 @@ def test_what_is_deleted_while_it_is_answered_does_not_come_back(
     page.get_by_role("heading", name="What shall we try?").wait_for()
     chat_server.settle()
     page.wait_for_timeout(600)
-    assert page.locator("nav li").count() == 0
+    expect(page.locator("nav li")).to_have_count(0)
     page.reload()
     page.get_by_role("heading", name="What shall we try?").wait_for()
-    assert page.locator("nav li").count() == 0
+    expect(page.locator("nav li")).to_have_count(0)
 
 
 def test_each_tab_comes_back_to_its_own_conversation(open_chat: Opener, bend: Bend) -> None:
@@ -154,9 +153,9 @@ def test_a_thumb_is_kept_also_when_the_reader_has_gone_elsewhere(open_chat: Open
         page.get_by_role("button", name="Good answer").click()
     page.locator("nav li").get_by_text("Begin").click()
     finished(page, "First.")
+    caught(page, votes)
     votes.pop().continue_()
     page.get_by_text("Noted.").wait_for()
-    page.wait_for_timeout(300)
     page.reload()
     page.locator("nav li").get_by_text("Elsewhere").click()
     page.locator("button[aria-label='Good answer'][aria-pressed=true]").wait_for()

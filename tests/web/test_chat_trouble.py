@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from driving import Bend, Opener, answers, finished, send
+from driving import LONG, Bend, Opener, answers, caught, expect, finished, send
 
 HOSTILE = (
     "<script>hacked=1</script><img src=x onerror=hacked=1> [link](javascript:hacked=1) "
@@ -23,23 +23,22 @@ def test_a_reload_keeps_conversations_their_branches_and_what_was_cut(open_chat:
     page.reload()
     finished(page, "Second.")
     page.get_by_role("button", name="Previous version").click()
-    assert page.get_by_text("First.").is_visible()
+    expect(page.get_by_text("First.")).to_be_visible()
     page.keyboard.press("Control+Shift+O")
     page.get_by_role("heading", name="What shall we try?").wait_for()
     page.get_by_label("Search").fill("lighthouse")
-    assert page.locator("nav li").count() == 1
+    expect(page.locator("nav li")).to_have_count(1)
     page.get_by_label("Search").fill("elephant")
-    assert page.locator("nav li").count() == 0
+    expect(page.locator("nav li")).to_have_count(0)
     page.unroute_all()
-    bend(page, ignore_eos=True, max_tokens=1900)
+    bend(page, **LONG)
     send(page, "Long")
     page.locator("article.answer[aria-busy=true] .block").first.wait_for()
-    page.wait_for_timeout(600)
     page.reload()
     answer = answers(page)
     answer.wait_for()
-    assert len(answer.locator(".prose").inner_text()) > 0
-    assert re.search("Interrupted|Stopped", answer.inner_text())
+    expect(answer.locator(".prose")).not_to_be_empty()
+    expect(answer).to_contain_text(re.compile("Interrupted|Stopped"))
 
 
 def test_conversations_are_renamed_exported_deleted_and_imported(open_chat: Opener, bend: Bend, tmp_path: Path) -> None:
@@ -67,12 +66,11 @@ def test_conversations_are_renamed_exported_deleted_and_imported(open_chat: Open
     page.once("dialog", lambda dialog: dialog.accept())
     option("Delete")
     page.get_by_role("heading", name="What shall we try?").wait_for()
-    assert page.locator("nav li").count() == 0
+    expect(page.locator("nav li")).to_have_count(0)
     page.locator("[data-import]").set_input_files(file)
     page.get_by_text("One conversation imported.").wait_for()
     page.locator("nav li").get_by_text("Precious").click()
-    finished_text = page.locator("article.answer .prose").inner_text()
-    assert finished_text == "Kept."
+    expect(page.locator("article.answer .prose")).to_have_text("Kept.")
 
 
 def test_a_server_that_is_gone_loses_nothing_and_is_found_again(open_chat: Opener, bend: Bend) -> None:
@@ -82,12 +80,12 @@ def test_a_server_that_is_gone_loses_nothing_and_is_found_again(open_chat: Opene
     send(page, "Anybody?")
     page.get_by_role("alert").get_by_text("The server cannot be reached.").wait_for()
     page.get_by_text("it is tried again by itself").wait_for()
-    assert page.get_by_text("Anybody?").first.is_visible()
+    expect(page.get_by_text("Anybody?").first).to_be_visible()
     page.context.set_offline(False)
     page.get_by_text("it is tried again by itself").wait_for(state="detached")
     page.get_by_role("alert").get_by_role("button", name="Try again").click()
     finished(page, "Back.")
-    assert page.get_by_role("alert").count() == 0
+    expect(page.get_by_role("alert")).to_have_count(0)
 
 
 def test_what_is_sent_before_the_models_are_known_goes_out_when_they_are(open_chat: Opener, bend: Bend) -> None:
@@ -98,12 +96,12 @@ def test_what_is_sent_before_the_models_are_known_goes_out_when_they_are(open_ch
     with page.expect_request("**/v1/models"):
         page.reload()
     send(page, "Early")
-    page.wait_for_timeout(300)
-    assert page.locator("#message").input_value() == "Early"
+    caught(page, held)
+    expect(page.locator("#message")).to_have_value("Early")
     held.pop().continue_()
     finished(page, "Here.")
-    assert page.locator("#message").input_value() == ""
-    assert page.locator(".said .words").all_inner_texts() == ["Early"]
+    expect(page.locator("#message")).to_have_value("")
+    expect(page.locator(".said .words")).to_have_text(["Early"])
 
 
 def test_a_busy_server_is_told_from_one_that_refuses(open_chat: Opener) -> None:
@@ -128,7 +126,7 @@ def test_hostile_markdown_does_nothing(open_chat: Opener, bend: Bend) -> None:
     answer = finished(page, "hacked=1")
     answer.locator(".formula .katex").wait_for()
     assert page.evaluate("typeof window.hacked") == "undefined"
-    assert answer.locator("script, .prose img").count() == 0
+    expect(answer.locator("script, .prose img")).to_have_count(0)
     links = answer.locator(".prose a").evaluate_all("links => links.map(link => link.getAttribute('href'))")
     assert links == ["https://elsewhere.example/p.png"]
-    assert answer.locator("strong").inner_text() == "bold"
+    expect(answer.locator("strong")).to_have_text("bold")

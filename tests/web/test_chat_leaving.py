@@ -30,10 +30,11 @@ def slow(page: Any) -> None:
 def test_what_was_being_stored_is_there_after_a_reload(open_chat: Opener) -> None:
     page = open_chat()
     slow(page)
-    for text in ("First half", "Second half"):
+    for text, later in (("First half", 1000), ("Second half", 0)):  # between two writings, and before
         stream(page, {"content": text})
         send(page, "Begin")
         page.get_by_role("alert").last.wait_for()
+        page.wait_for_timeout(later)
         page.reload()
         page.locator(".prose").get_by_text(text, exact=True).wait_for()
     assert page.evaluate("Object.keys(localStorage).filter((key) => key.startsWith('cadran.left.'))") == []

@@ -21,8 +21,8 @@ export class Library {
   /** Every conversation as this tab last saw it in the store. */
   readonly #known = new Map<string, Conversation>();
   readonly #unkept = new Map<string, Conversation>();
-  /** Being written: a page that goes away in the middle would lose them. */
-  readonly #underway = new Set<Conversation>();
+  /** Being written or waiting for it, one list each time: a page that goes away in the middle would lose them. */
+  readonly #underway = new Set<Conversation[]>();
   readonly #removed = new Set<string>();
   /** The store is read and written one after the other. */
   #queue: Promise<void> = Promise.resolve();
@@ -135,7 +135,7 @@ export class Library {
     this.#timer = undefined;
     const waiting = [...this.#unkept.values()];
     this.#unkept.clear();
-    for (const one of waiting) this.#underway.add(one);
+    this.#underway.add(waiting);
     return this.#inTurn(async () => {
       try {
         await Promise.all(waiting.map((one) => this.#keep(one)));
@@ -143,7 +143,7 @@ export class Library {
       } catch {
         this.keeps = false;
       } finally {
-        for (const one of waiting) this.#underway.delete(one);
+        this.#underway.delete(waiting);
       }
     });
   }
@@ -179,7 +179,7 @@ export class Library {
   }
 
   #leave(): void {
-    const last = new Set([...this.#underway, ...this.#unkept.values()]);
+    const last = new Set([...[...this.#underway].flat(), ...this.#unkept.values()]);
     for (const one of last) {
       if (this.removed(one)) continue;
       this.#database.keepLast($state.snapshot(one) as Conversation, this.#known.get(one.id));

@@ -13,6 +13,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 WEB = Path(__file__).resolve().parent
@@ -96,13 +98,17 @@ def _wheel_npm() -> Path:
 def build(out: Path) -> None:
     """Build the page into a folder, which appears complete or not at all.
 
+    Of several that are told to at once, the first does it.
+
     Raises:
         NotBuilt: Node.js or its packages cannot be had, or the sources are wrong.
     """
-    npm = install()
-    stamp = digest()
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".web-", dir=out.parent) as folder:
+    with _alone(), tempfile.TemporaryDirectory(prefix=".web-", dir=out.parent) as folder:
+        if is_current(out):
+            return
+        npm = _installed()
+        stamp = digest()
         made = Path(folder) / "page"
         command = [*npm, "run", "--silent", "build", "--", "--logLevel", "warn"]
         _run(command, {"CADRAN_WEB_OUT": str(made)}, "its sources are wrong")
@@ -121,6 +127,27 @@ def install() -> list[str]:
     Raises:
         NotBuilt: Node.js or the packages cannot be had.
     """
+    with _alone():
+        return _installed()
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """While no other process installs or builds here; it gives way when it ends, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    folder = os.open(WEB, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _installed() -> list[str]:
     npm = npm_command()
     wanted = hashlib.sha256((WEB / "package-lock.json").read_bytes()).hexdigest()
     stamp = WEB / "node_modules" / STAMP

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -35,7 +36,7 @@ def builder() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def built(builder: ModuleType) -> Path:
+def built(builder: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the built page, with ``axe.min.js`` beside it; kept in the user's cache by the hash of the sources."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cadran" / "web"
     folder: Path = cache / builder.digest()[:20]
@@ -44,9 +45,11 @@ def built(builder: ModuleType) -> Path:
             builder.build(folder)
         except builder.NotBuilt as error:
             pytest.skip(f"the web chat cannot be built here: {error}")
-        shutil.copy(ROOT / "web/node_modules/axe-core/axe.min.js", folder / "axe.min.js")
-        for old in cache.iterdir():
-            if old != folder and len(old.name) == len(folder.name):
+        copied = tmp_path_factory.mktemp("axe") / "axe.min.js"
+        shutil.copy(ROOT / "web/node_modules/axe-core/axe.min.js", copied)
+        shutil.move(copied, folder / "axe.min.js")
+        for old in cache.iterdir():  # but not what another checkout may be testing
+            if len(old.name) == len(folder.name) and time.time() - old.stat().st_mtime > 86_400:
                 shutil.rmtree(old, ignore_errors=True)
     return folder
 

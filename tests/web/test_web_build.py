@@ -1,6 +1,8 @@
 """How the page is built, and the unit tests and types of its sources."""
 
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
@@ -15,6 +17,27 @@ def test_a_page_of_these_sources_is_not_built_again(builder: ModuleType, built: 
     assert not builder.is_current(stale)
     (stale / builder.STAMP).write_text("0" * 64)
     assert not builder.is_current(stale)
+
+
+def test_of_two_builders_at_once_one_builds_and_the_other_waits(
+    builder: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Path] = []
+
+    def run(command: list[str], environment: dict[str, str], otherwise: str) -> None:
+        page = Path(environment["CADRAN_WEB_OUT"])
+        page.mkdir()
+        made.append(page)
+        time.sleep(0.5)
+        (page / "index.html").write_text("")
+
+    monkeypatch.setattr(builder, "_installed", lambda: ["npm"])
+    monkeypatch.setattr(builder, "_run", run)
+    with ThreadPoolExecutor() as pool:
+        for built in [pool.submit(builder.build, tmp_path / "page") for _ in range(2)]:
+            built.result()
+    assert builder.is_current(tmp_path / "page")
+    assert len(made) == 1
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_a_second_writer_waits_for_the_first(path: Path) -> None:
         other.start()
         other.join(0.2)
         assert other.is_alive() and read_ratings(path).labelled == []
-    other.join(5)
+    other.join(60)
     assert not other.is_alive() and len(read_ratings(path).labelled) == 1
 
 

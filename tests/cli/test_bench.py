@@ -42,7 +42,10 @@ def test_the_figures_come_as_json(model: Path) -> None:
     assert found["load_seconds"] > 0
 
 
-def test_the_table_has_a_row_for_each_figure(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_has_a_row_for_each_figure(
+    model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     command.bench(str(model), prompt_tokens=40, new_tokens=8, rounds=1, runner="torch", threads=1, as_json=False)
     shown = " ".join(capsys.readouterr().out.split())
     for row in ("prefill of 40 tokens", "time to first token", "decode of 8 tokens", "decode, 16 sequences together",

@@ -144,22 +144,49 @@ def test_mistakes_end_in_one_sentence_and_status_2(model: Path, tmp_path: Path) 
         assert expected in refused(tmp_path, "finetune", *arguments), expected
 
 
+WAITING = """
+import pathlib, sys, time
+from cadran.cli.app import main
+from cadran.train.trainer import Trainer
+
+plain, signalled = Trainer.step, pathlib.Path(sys.argv[1])
+
+
+def waiting(self, number):
+    while number == 2 and not signalled.exists():
+        time.sleep(0.01)
+    return plain(self, number)
+
+
+Trainer.step = waiting
+sys.argv = ["cadran", *sys.argv[2:]]
+main()
+"""
+"""Cadran whose third step waits for a file: so few steps would all be done before a busy machine sends a signal."""
+
+
 def test_ctrl_c_saves_and_the_same_command_goes_on(model: Path, tmp_path: Path) -> None:
     data = write_rows(tmp_path / "rows.jsonl", chat_rows(40))
-    command = ["finetune", str(model), str(data), *QUICK, "--epochs", "30", "--name", "long"]
+    command = ["finetune", str(model), str(data), *QUICK, "--epochs", "4", "--name", "long"]
     environment = dict(os.environ, CADRAN_RUNS=str(tmp_path))
+    signalled, log = tmp_path / "signalled", tmp_path / "long" / "events.jsonl"
     process = subprocess.Popen(
-        [sys.executable, "-m", "cadran", *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True,
+        [sys.executable, "-c", WAITING, str(signalled), *command], env=environment, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
-    log = tmp_path / "long" / "events.jsonl"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not (log.exists() and '"kind": "step"' in log.read_text()):
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
+    try:
+        deadline = time.monotonic() + 300
+        while process.poll() is None and not (log.exists() and log.read_bytes().count(b'"kind": "step"') == 2):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        signalled.touch()
+        output, _ = process.communicate(timeout=300)
+    finally:
+        process.kill()
     assert process.returncode == 130 and "nothing is lost; type the same command again" in output, output
     (kept,) = (tmp_path / "long" / "sft" / "checkpoints").glob("step-*")
-    assert f"goes on after step {int(kept.name.removeprefix('step-'))}\n" in done(tmp_path, *command)
+    assert kept.name == "step-00000003"
+    assert "goes on after step 3\n" in done(tmp_path, *command)
     steps = [event["step"] for event in events(tmp_path / "long") if event["kind"] == "step"]
     assert steps == list(range(1, results(tmp_path / "long", "sft")["steps"] + 1))

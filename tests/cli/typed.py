@@ -14,7 +14,7 @@ TEXTS = ["L'été, la rivière est calme.", "In summer the river is calm.", '{"r
 
 def cadran(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "cadran", *arguments]
-    return subprocess.run(command, input=text, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, input=text, capture_output=True, text=True, timeout=600, check=False)
 
 
 def tiny_model(folder: Path, context: int) -> Path:

@@ -187,7 +187,7 @@ def killed(runs: Path, stage: str, step: int, delay: float, *arguments: str | Pa
     """Run a command that SIGKILL ends."""
     environment = dict(os.environ, CADRAN_RUNS=str(runs), CADRAN_HUGE_PAGES="0", CADRAN_HOME=str(runs / ".home"))
     command = [sys.executable, "-c", KILLED, stage, str(step), str(delay), *map(str, arguments)]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert ended.returncode == -9, (ended.returncode, ended.stdout, ended.stderr)
 
 

@@ -1,6 +1,7 @@
 """A server whose answers are written by hand, as events: real HTTP around what the translators are given."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,8 @@ from cadran.serve.events import (
     Used,
 )
 
-Script = Sequence[Event | float]
-"""Events, and seconds of waiting between them."""
+Script = Sequence[Event | float | threading.Event]
+"""Events, and between them seconds of waiting, or gates that the test opens."""
 
 USED = Used(prompt_tokens=30, cached_tokens=10, generated_tokens=25, reasoning_tokens=4)
 OPENING: list[Event | float] = [Admitted(30), Prefilled(10)]
@@ -60,6 +61,10 @@ class ScriptedExchange:
         for event in self._script:
             if isinstance(event, float):
                 await asyncio.sleep(event)
+            elif isinstance(event, threading.Event):
+                async with asyncio.timeout(60):
+                    while not event.is_set():
+                        await asyncio.sleep(0.005)
             else:
                 yield event
 

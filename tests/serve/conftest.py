@@ -10,7 +10,8 @@ from live import LiveServer
 from tiny import tiny_model
 
 # Of every client that names no time of its own; five seconds would make a busy machine a failure.
-_config.DEFAULT_TIMEOUT_CONFIG.read = 60.0
+for _what in ("connect", "read", "write", "pool"):
+    setattr(_config.DEFAULT_TIMEOUT_CONFIG, _what, 60.0)
 
 _randbits = secrets.randbits
 

@@ -91,7 +91,7 @@ def ollama_of(url: str) -> ollama.Client:
 @cache
 def http_of(url: str) -> httpx.Client:
     """A client for what has no package."""
-    return httpx.Client(base_url=url, timeout=30)
+    return httpx.Client(base_url=url, timeout=60)
 
 
 def chat(url: str, stream: bool, limit: int, stop: Sequence[str]) -> Said:

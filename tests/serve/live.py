@@ -1,10 +1,16 @@
 """A server in a thread of the test process, on a free port, with the real engine behind it."""
 
 import asyncio
+import json
+import socket
 import tempfile
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+
+import httpx
 
 from cadran.engine.engine import Engine
 from cadran.serve.known_model import KnownModel
@@ -31,7 +37,7 @@ class LiveServer:
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
-        assert self._ready.wait(20), "the server did not start"
+        assert self._ready.wait(60), "the server did not start"
         if self._failure is not None:
             raise self._failure
 
@@ -56,7 +62,7 @@ class LiveServer:
         async def wrapped() -> Any:
             return work()
 
-        return asyncio.run_coroutine_threadsafe(wrapped(), self._loop).result(20)
+        return asyncio.run_coroutine_threadsafe(wrapped(), self._loop).result(60)
 
     def settle(self, seconds: float = 60.0) -> None:
         """Wait until no request is under way."""
@@ -82,3 +88,31 @@ class LiveServer:
             self.stop()
             assert self.join(), "the server did not stop"
         self._folder.cleanup()
+
+
+def until(what: Callable[[], object], seconds: float = 60.0) -> None:
+    """Wait until something is the case."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.002)
+
+
+@contextmanager
+def asking(live: LiveServer, path: str, body: dict[str, Any], **headers: str) -> Iterator[socket.socket]:
+    """A request that was sent whole over a connection of its own, which is closed at the end."""
+    url, content = httpx.URL(live.url), json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: {url.host}\r\nContent-Type: application/json\r\n"
+    head += "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    with socket.create_connection((url.host, url.port or 80), timeout=60) as connection:
+        connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+        yield connection
+
+
+@contextmanager
+def reserved_port() -> Iterator[int]:
+    """A port that a server may listen at and that nobody else is given meanwhile."""
+    with socket.socket() as held:  # bound and not listening, so that whoever names the port still gets it
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]

@@ -18,6 +18,7 @@ PROMPTS = [f"Numéro {number} : la rivière est calme, et après ?" for number i
 GARBAGE = [b"", b"{", b"[]", b"null", b'{"messages": 3}', b"\xff\xfe\x00", b'{"messages": []}', b"a=1&b=2"]
 PATHS = ["/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/responses", "/api/chat", "/api/generate",
          "/infill", "/v1/embeddings", "/tokenize"]  # fmt: skip
+FEW = 4
 
 
 def question(number: int) -> dict[str, Any]:
@@ -52,11 +53,12 @@ class Soak:
             self.right[number] = body["choices"][0]["message"]["content"]
 
     async def client(self, http: httpx.AsyncClient, seed: int, end: float) -> None:
-        """One client until the end."""
+        """One client until the end, or longer: a machine that stands still until then is asked a few things, too."""
         draw = random.Random(seed)
         acts = [self._plain, self._streamed, self._leaves, self._garbage, self._huge, self._cancels]
-        loop = asyncio.get_running_loop()
-        while loop.time() < end:
+        loop, begun = asyncio.get_running_loop(), 0
+        while loop.time() < end or begun < FEW:
+            begun += 1
             act = draw.choices(acts, [4, 4, 4, 2, 1, 1])[0]
             try:
                 await act(http, draw)
@@ -164,7 +166,7 @@ def leaked_blocks(server: LiveServer) -> int:
 
     leaked = 0
     for served in server.call(lambda: server.service.shelf.served):
-        available, all_there_are = served.engine._compute.run(look).result(20)
+        available, all_there_are = served.engine._compute.run(look).result(60)
         leaked += all_there_are - available
     return leaked
 

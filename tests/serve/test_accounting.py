@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from live import LiveServer
+from replicate_engines import slow
 from sqlalchemy import select
 
 from cadran.serve.lent import lent
@@ -96,7 +97,7 @@ def test_work_that_is_given_up_or_fails_is_accounted_for_as_far_as_it_came(tiny:
             with pytest.raises(reason):
                 await asyncio.create_task(work(reason))
 
-    asyncio.run_coroutine_threadsafe(both(), live._loop).result(20)
+    asyncio.run_coroutine_threadsafe(both(), live._loop).result(60)
     live.settle()
     live.close()
     assert [(row.prompt_tokens, row.cached_tokens, row.outcome) for row in rows_of(url)] == [
@@ -106,7 +107,7 @@ def test_work_that_is_given_up_or_fails_is_accounted_for_as_far_as_it_came(tiny:
 
 
 def test_a_stream_that_is_left_is_accounted_for_by_its_tokens(tiny: Path, url: str) -> None:
-    live = LiveServer(models=[str(tiny)], database=url)
+    live = LiveServer(slow, models=[str(tiny)], database=url)
     body = {"model": "tiny", "prompt": "a", "stream": True, "max_tokens": 400, "ignore_eos": True, "n": 8}
     with httpx.stream("POST", f"{live.url}/v1/completions", json=body) as answer:
         spoken: set[int] = set()

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
-from live import LiveServer
+from live import LiveServer, asking
+from paced import Paced
 from small_adapters import said, small_adapter
 from tiny import tiny_model
 
@@ -45,8 +46,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def served(root: Path) -> Iterator[LiveServer]:
+def paced() -> Paced:
+    return Paced()
+
+
+@pytest.fixture(scope="module")
+def served(root: Path, paced: Paced) -> Iterator[LiveServer]:
     live = LiveServer(
+        paced,
         models=[str(root / "slow"), str(root / "other")],
         alias={"river": "slow", "slow:short": "slow"},
         adapters={"fixed": str(root / "open" / "two")},
@@ -104,19 +111,24 @@ def test_the_model_is_named_in_either_way(served: LiveServer) -> None:
     assert listed(served) == ["slow:fixed"]
 
 
-def test_requests_under_way_are_finished_and_a_new_one_of_the_name_is_another(served: LiveServer) -> None:
-    asked = {"prompt": "La rivière", "max_tokens": 1500, "temperature": 0, "ignore_eos": True, "stream": True}
+def test_requests_under_way_are_finished_and_a_new_one_of_the_name_is_another(served: LiveServer, paced: Paced) -> None:
+    asked = {"prompt": "La rivière", "max_tokens": 600, "temperature": 0, "ignore_eos": True, "stream": True}
     load(served, "mine", "one")
-    first = said(served, "slow:mine", max_tokens=1500)
-    with httpx.stream("POST", f"{served.url}/v1/completions", json={"model": "slow:mine", **asked}) as answer:
-        lines = answer.iter_lines()
-        pieces = [next(lines)]
-        unload(served, "mine")
-        held = served.call(lambda: [one.known.name for one in served.service.shelf._dropped.values()])
-        assert held == ["slow:mine"], "the answer was over before the adapter was unloaded"
-        load(served, "mine", "two")
-        assert said(served, "slow:mine", max_tokens=1500) != first
-        pieces += [line for line in lines if line]
+    first = said(served, "slow:mine", max_tokens=600)
+    paced.hold_after(2)  # reading the prompt, and a burst of a few hundred tokens at most
+    try:
+        with httpx.stream("POST", f"{served.url}/v1/completions", json={"model": "slow:mine", **asked}) as answer:
+            lines = answer.iter_lines()
+            pieces = [next(lines)]
+            unload(served, "mine")
+            held = served.call(lambda: [one.known.name for one in served.service.shelf._dropped.values()])
+            assert held == ["slow:mine"], "the answer was over before the adapter was unloaded"
+            paced.hold.set()
+            load(served, "mine", "two")
+            assert said(served, "slow:mine", max_tokens=600) != first
+            pieces += [line for line in lines if line]
+    finally:
+        paced.hold.set()
     assert pieces.pop() == "data: [DONE]"
     told = [json.loads(piece.removeprefix("data: "))["choices"] for piece in pieces]
     assert "".join(choices[0]["text"] for choices in told if choices) == first
@@ -282,7 +294,7 @@ def test_who_waits_for_an_adapter_that_is_unloaded_is_refused_and_nothing_stays_
         released.append(go)
 
         def open(known: KnownModel) -> Engine:
-            asyncio.run_coroutine_threadsafe(go.wait(), loop).result(10)
+            asyncio.run_coroutine_threadsafe(go.wait(), loop).result(60)
             return Slow()  # type: ignore[return-value]
 
         old = KnownModel("a:x", tmp_path, adapter=tmp_path, number=0)
@@ -300,7 +312,7 @@ def test_who_waits_for_an_adapter_that_is_unloaded_is_refused_and_nothing_stays_
         assert (await taking).known.number == 1
         with pytest.raises(ApiError, match="unloaded meanwhile"):
             await shelf.take(old)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(shelf._open_ones()) > 1:
                 await asyncio.sleep(0.01)
         assert [one.known.number for one in shelf.served] == [1]
@@ -323,17 +335,18 @@ def test_loading_again_and_again_leaves_nothing_behind(served: LiveServer) -> No
 
 
 def test_a_client_that_leaves_while_it_loads_leaves_nothing_behind(root: Path, tmp_path: Path) -> None:
-    go = threading.Event()
+    opening, go = threading.Event(), threading.Event()
 
     def open(known: KnownModel) -> Engine:
-        assert go.wait(20)
+        opening.set()
+        assert go.wait(120)
         return Engine.load(known.path)
 
     live = LiveServer(open, models=[str(root / "slow")], adapter_folder=str(root / "open"))
     try:
         asked = {"lora_name": "left", "lora_path": "one"}
-        with pytest.raises(httpx.ReadTimeout):
-            httpx.post(f"{live.url}/v1/load_lora_adapter", json=asked, timeout=0.5)
+        with asking(live, "/v1/load_lora_adapter", asked):
+            assert opening.wait(60) and listed(live) == ["slow:left"]
         deadline = time.monotonic() + 60
         while listed(live):
             assert time.monotonic() < deadline, "it is listed although nobody was told that it is there"

@@ -63,7 +63,7 @@ def test_who_leaves_the_queue_loses_nobody_a_place() -> None:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         assert (admission.running, admission.waiting) == (0, 0)
-        await asyncio.wait_for(admission.idle(), 1)
+        await asyncio.wait_for(admission.idle(), 60)
 
     asyncio.run(work())
 
@@ -77,7 +77,7 @@ def test_a_place_given_to_someone_who_is_leaving_goes_to_the_next() -> None:
         admission.leave()  # the first has its place now, but has not run
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
-        await asyncio.wait_for(second, 1)
+        await asyncio.wait_for(second, 60)
         assert admission.running == 1
 
     asyncio.run(work())
@@ -96,7 +96,7 @@ def test_draining_refuses_new_ones_and_serves_those_that_wait() -> None:
         admission.leave()
         await waiting
         admission.leave()
-        await asyncio.wait_for(admission.idle(), 1)
+        await asyncio.wait_for(admission.idle(), 60)
 
     asyncio.run(work())
 
@@ -128,5 +128,20 @@ def test_those_that_still_wait_when_the_grace_is_over_are_refused() -> None:
         assert refused.value.kind == "draining" and admission.waiting == 0
         admission.leave()
         assert admission.running == 0
+
+    asyncio.run(work())
+
+
+def test_who_comes_after_the_giving_up_is_not_waited_for() -> None:
+    """A second signal may come so soon after the first that the draining has not begun."""
+
+    async def work() -> None:
+        admission = Admission(2, 10)
+        await admission.enter()
+        admission.give_up()
+        with pytest.raises(ApiError) as refused:
+            await admission.enter()
+        assert refused.value.kind == "draining"
+        await asyncio.wait_for(admission.idle(), 60)
 
     asyncio.run(work())

@@ -8,7 +8,7 @@ from pathlib import Path
 import anthropic
 import pytest
 from anthropic_scripted import OPENING, USED, WHOLE, ScriptedServer
-from live import LiveServer
+from live import LiveServer, until
 from pydantic import BaseModel
 
 from cadran.serve.api_error import ApiError, Kind
@@ -181,7 +181,7 @@ def test_thinking_text_and_calls_are_accumulated(told: anthropic.Anthropic, scri
     shapes = [[block.model_dump(exclude={"parsed_output"}) for block in whole.content] for whole in (streamed, plain)]
     assert shapes[0] == shapes[1]
     assert (streamed.usage.input_tokens, streamed.usage.cache_read_input_tokens) == (20, 10)
-    assert all(exchange.closed for exchange in scripted.exchanges)
+    until(lambda: all(exchange.closed for exchange in scripted.exchanges))
 
 
 def test_tool_runner_runs_a_tool_and_sends_its_result(told: anthropic.Anthropic, scripted: ScriptedServer) -> None:

@@ -1,6 +1,7 @@
 """The translator of the Messages API alone, on events written by hand."""
 
 import json
+import threading
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -32,7 +33,7 @@ HEAD = MessageHead("msg_1", "tiny", "req_1")
 
 
 def events_of(script: Script) -> list[Event]:
-    return [event for event in script if not isinstance(event, float)]
+    return [event for event in script if not isinstance(event, float | threading.Event)]
 
 
 def told(script: Script, head: MessageHead = HEAD) -> list[dict[str, Any]]:

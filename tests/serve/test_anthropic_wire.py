@@ -1,6 +1,7 @@
 """The bytes of the Messages API as programs without an SDK see them, and what Claude Code sends."""
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ ASKED = {"model": "tiny", "max_tokens": 6, "messages": HELLO}
 
 @pytest.fixture(scope="module")
 def http(server: LiveServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=30) as client:
+    with httpx.Client(base_url=server.url, timeout=60) as client:
         yield client
 
 
@@ -67,8 +68,17 @@ def test_waiting_is_bridged_by_comments_then_by_pings(
     scripted: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(answering, "PING_SECONDS", 0.05)
-    scripted.scripts[:] = [[Admitted(3), 0.3, Prefilled(0), 0.3, Spoke(0, "a"), Finished(0, "eos"), Used(3, 0, 1)]]
-    text = httpx.post(f"{scripted.url}/v1/messages", json={**ASKED, "stream": True}).text
+    read, spoken = threading.Event(), threading.Event()
+    script = [Admitted(3), read, Prefilled(0), spoken, Spoke(0, "a"), Finished(0, "eos"), Used(3, 0, 1)]
+    scripted.scripts[:] = [script]
+    text = ""
+    with httpx.stream("POST", f"{scripted.url}/v1/messages", json={**ASKED, "stream": True}) as answer:
+        for piece in answer.iter_text():
+            text += piece
+            if ": ping" in text:
+                read.set()
+            if text.count("event: ping\n") >= 3:  # one belongs to every message
+                spoken.set()
     before, start, after = text.partition("event: message_start\n")
     assert start and before and set(before.split("\n\n")) == {": ping", ""}
     kinds = [kind for kind, _ in records(start + after)]

@@ -73,7 +73,7 @@ def read(live: LiveServer, path: str, model: str, **body: Any) -> list[int]:
 
     engine.stream = watched
     try:
-        httpx.post(live.url + path, json={"model": model, "max_tokens": 1, **body}, timeout=30).raise_for_status()
+        httpx.post(live.url + path, json={"model": model, "max_tokens": 1, **body}, timeout=60).raise_for_status()
     finally:
         del engine.stream
     (ids,) = seen
@@ -153,7 +153,7 @@ def saying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 def usage(live: LiveServer, messages: list[Any], **more: Any) -> tuple[int, int, int, Any]:
     """Tokens of the prompt, of those remembered, of the answer; and the answer."""
     asked = {"model": "tiny", "messages": messages, "max_tokens": 300, **more}
-    told = httpx.post(f"{live.url}/v1/chat/completions", json=asked, timeout=30).raise_for_status().json()
+    told = httpx.post(f"{live.url}/v1/chat/completions", json=asked, timeout=60).raise_for_status().json()
     used = told["usage"]
     cached = used["prompt_tokens_details"]["cached_tokens"]
     return used["prompt_tokens"], cached, used["completion_tokens"], told["choices"][0]["message"]

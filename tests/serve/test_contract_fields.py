@@ -4,7 +4,6 @@ Source: api-contracts 0 to 2, 7 and 8.
 """
 
 import json
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import httpx
 import openai
 import pytest
 from contract_families import MESSAGES, QUESTION, SUFFIX, WAYS, bound, openai_of
-from live import LiveServer
+from live import LiveServer, reserved_port
 from tiny import tiny_model, tiny_tokenizer
 
 from cadran.engine.grammar import GrammarCompiler
@@ -147,7 +146,8 @@ def test_log_probabilities_are_the_models_own_whatever_was_drawn_with(server: Li
     client = openai_of(server.url)
     drawn: Any = client.completions.create(
         model="tiny", prompt=QUESTION, temperature=1.7, top_p=0.8, seed=4, logprobs=0, max_tokens=12,
-        presence_penalty=1.5, logit_bias={"40": 5}, extra_body={"return_token_ids": True, "top_k": 9},
+        presence_penalty=1.5, logit_bias={"40": 5},
+        extra_body={"return_token_ids": True, "top_k": 9, "ignore_eos": True},
     ).choices[0]  # fmt: skip
     ids = drawn.prompt_token_ids + drawn.token_ids
     scored: Any = client.completions.create(model="tiny", prompt=ids, echo=True, logprobs=0, max_tokens=0).choices[0]
@@ -245,12 +245,11 @@ def test_a_schema_is_compiled_once(server: LiveServer, monkeypatch: pytest.Monke
 
 
 def test_ollama_is_found_at_its_own_port_too(tiny: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    live = LiveServer(models=[str(tiny)], ollama_port=port)
-    try:
-        for url in (live.url, f"http://127.0.0.1:{port}"):
-            assert httpx.get(url, headers={"accept": "*/*"}).text == "Ollama is running"
-            assert httpx.get(f"{url}/v1/models").json()["data"][0]["id"] == "tiny"
-    finally:
-        live.close()
+    with reserved_port() as port:
+        live = LiveServer(models=[str(tiny)], ollama_port=port)
+        try:
+            for url in (live.url, f"http://127.0.0.1:{port}"):
+                assert httpx.get(url, headers={"accept": "*/*"}).text == "Ollama is running"
+                assert httpx.get(f"{url}/v1/models").json()["data"][0]["id"] == "tiny"
+        finally:
+            live.close()

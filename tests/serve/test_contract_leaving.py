@@ -6,58 +6,25 @@ And clients that wait: what they are told first, and what keeps their connection
 import json
 import socket
 import struct
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from contract_families import WAYS, Way
-from live import LiveServer
+from live import LiveServer, asking, until
+from paced import Paced
 from tiny import tiny_model
 
-from cadran.engine.engine import Engine
 from cadran.serve import answering
-from cadran.serve.known_model import KnownModel
 
 READING = "z" * 6000
 """A prompt that is read in a dozen steps."""
 STEP = 0.025
 """Seconds that a step takes at least."""
-
-
-class Paced:
-    """Opens the real engine with a pause before every step, and counts them.
-
-    Attributes:
-        steps: begun so far.
-        hold: while it is cleared no step goes on.
-    """
-
-    def __init__(self) -> None:
-        self.steps = 0
-        self.seconds = STEP
-        self.hold = threading.Event()
-        self.hold.set()
-
-    def __call__(self, known: KnownModel) -> Engine:
-        engine = Engine.load(known.path)
-        runner: Any = engine.runner
-        for name in ("step", "burst"):  # a burst is what the engine does without looking up
-            setattr(runner, name, self._paced(getattr(runner, name)))
-        return engine
-
-    def _paced(self, work: Callable[..., Any]) -> Callable[..., Any]:
-        def paced(*arguments: Any) -> Any:
-            self.steps += 1
-            time.sleep(self.seconds)
-            assert self.hold.wait(20)
-            return work(*arguments)
-
-        return paced
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def paced() -> Paced:
-    return Paced()
+    return Paced(STEP)
 
 
 @pytest.fixture(scope="module")
@@ -104,23 +71,6 @@ PATHS = [
 ]  # fmt: skip
 EVERY = pytest.mark.parametrize("path", PATHS)
 BOTH = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-
-
-@contextmanager
-def asking(live: LiveServer, path: str, body: dict[str, Any]) -> Iterator[socket.socket]:
-    """A request that was sent whole over a connection of its own, which is closed at the end."""
-    url, content = httpx.URL(live.url), json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: {url.host}\r\nContent-Type: application/json\r\n"
-    with socket.create_connection((url.host, url.port or 80), timeout=60) as connection:
-        connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
-        yield connection
-
-
-def until(what: Any, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.002)
 
 
 def left(live: LiveServer) -> tuple[int, int, list[int]]:
@@ -163,7 +113,6 @@ def test_who_leaves_is_not_computed_for(live: LiveServer, paced: Paced, path: st
 def single(folder: Path) -> Iterator[tuple[LiveServer, Paced]]:
     """A server with one place."""
     paced = Paced()
-    paced.seconds = 0.0
     live = LiveServer(paced, models=[str(folder)], parallel=1)
     httpx.post(f"{live.url}/models/load", json={"model": "tiny"}).raise_for_status()
     yield live, paced
@@ -180,12 +129,12 @@ def test_who_leaves_the_queue_is_never_computed_for(single: tuple[LiveServer, Pa
             until(lambda: left(live)[0] == 1)
             with asking(live, path, {**body_of(path, "second", 3000), "stream": stream}):
                 until(lambda: left(live)[1] >= 1)
-            until(lambda: left(live)[1] == 0, 2)
+            until(lambda: left(live)[1] == 0)  # nothing else could end its waiting: the first goes not on
             assert left(live)[0] == 1
             begun = paced.steps
             paced.hold.set()
             assert first.recv(12) == b"HTTP/1.1 200"
-        until(lambda: left(live) == (0, 0, [0]), 2)
+        until(lambda: left(live) == (0, 0, [0]))
         assert paced.steps - begun <= 4, "the second was computed"
     finally:
         paced.hold.set()
@@ -226,26 +175,49 @@ def test_clients_read_over_what_keeps_their_connection(
     assert said.written is not None and 0 < said.written <= 3
 
 
+def read_over_pings(paced: Paced, ask: Callable[[], AbstractContextManager[httpx.Response]]) -> str:
+    """A stream; its prompt is not read before two comments have come."""
+    paced.hold.clear()
+    try:
+        with ask() as answer:
+            text = ""
+            for piece in answer.iter_text():
+                text += piece
+                if text.count(": ping\n") >= 2:
+                    paced.hold.set()
+    finally:
+        paced.hold.set()
+    return text
+
+
 @EVERY
 def test_a_stream_is_kept_alive_by_comments_and_a_line_of_json_by_nothing(
-    live: LiveServer, path: str, monkeypatch: pytest.MonkeyPatch
+    live: LiveServer, paced: Paced, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(answering, "PING_SECONDS", STEP / 4)
     live.settle()
-    answer = httpx.post(live.url + path, json={**body_of(path, "once", 4), "stream": True}, timeout=30)
+    asked = {**body_of(path, "once", 4), "stream": True}
     if path.startswith("/api"):
+        answer = httpx.post(live.url + path, json=asked, timeout=60)
         assert all(json.loads(line) for line in answer.content.removesuffix(b"\n").split(b"\n"))
     else:
-        pings = [record for record in answer.text.split("\n\n") if record.startswith((":", "event: ping"))]
+        text = read_over_pings(paced, lambda: httpx.stream("POST", live.url + path, json=asked, timeout=60))
+        pings = [record for record in text.split("\n\n") if record.startswith((":", "event: ping"))]
         assert set(pings) <= {": ping", 'event: ping\ndata: {"type":"ping"}'} and len(pings) >= 2
 
 
-def test_a_prediction_s_stream_is_kept_alive_too(live: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prediction_s_stream_is_kept_alive_too(
+    live: LiveServer, paced: Paced, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("cadran.serve.followed.PING_SECONDS", STEP / 4)
     live.settle()
     asked = {"input": {"prompt": "once", "max_tokens": 4}, "stream": True}
-    made = httpx.post(f"{live.url}/v1/models/cadran/tiny/predictions", json=asked).raise_for_status().json()
-    told = httpx.get(made["urls"]["stream"], timeout=30).text.split("\n\n")
+    paced.hold.clear()
+    try:
+        made = httpx.post(f"{live.url}/v1/models/cadran/tiny/predictions", json=asked).raise_for_status().json()
+        told = read_over_pings(paced, lambda: httpx.stream("GET", made["urls"]["stream"], timeout=60)).split("\n\n")
+    finally:
+        paced.hold.set()
     assert told.count(": ping") >= 2 and told[-2].startswith("event: done\n")
 
 

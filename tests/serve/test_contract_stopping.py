@@ -3,13 +3,11 @@
 import json
 import signal
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
-from test_drain import serving
+from test_drain import serving, until_draining
 from tiny import tiny_model
 
 TURN = [{"role": "user", "content": "Encore ?"}]
@@ -33,13 +31,9 @@ REFUSED = [
 ]
 
 
-@pytest.fixture(scope="module")
-def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("slow") / "tiny", layers=12, context=4000)
-
-
-def test_what_is_under_way_ends_well_and_nothing_new_begins(slow: Path) -> None:
-    with serving(slow, "--grace", "60") as (process, url):
+def test_what_is_under_way_ends_well_and_nothing_new_begins(tmp_path: Path) -> None:
+    roomy, go = tiny_model(tmp_path / "tiny", context=4000), tmp_path / "go"
+    with serving(roomy, "--grace", "600", go=go) as (process, url):
         said: dict[str, str] = {}
         begun = {path: threading.Event() for path, _, _ in STREAMS}
 
@@ -57,18 +51,17 @@ def test_what_is_under_way_ends_well_and_nothing_new_begins(slow: Path) -> None:
             thread.start()
         assert all(event.wait(60) for event in begun.values())
         process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + 60
-        while httpx.get(f"{url}/ready").status_code != 503:
-            assert time.monotonic() < deadline
+        until_draining(url)
         assert httpx.get(f"{url}/live").status_code == 200
         for path, body, status in REFUSED:
             answer = httpx.post(url + path, json={"model": "tiny", **body}, timeout=60)
             assert answer.status_code == status and int(answer.headers["retry-after"]) >= 1, (path, answer.text)
         assert any(thread.is_alive() for thread in threads), "the answers were too short for this test"
+        go.touch()
         for thread in threads:
             thread.join(120)
         for path, _, end in STREAMS:
             assert end in said[path], (path, said[path][-300:])
             assert '"error":{' not in said[path] and '{"error"' not in said[path]
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
         assert json.dumps(said).isascii()

@@ -141,7 +141,7 @@ STREAMS = {
 
 @pytest.mark.parametrize("path", [*STREAMS, "/v1/models/cadran/tiny/predictions"])
 def test_what_goes_over_the_wire_is_ascii_in_whole_records(unicode: LiveServer, path: str) -> None:
-    with httpx.Client(base_url=unicode.url, timeout=30) as http:
+    with httpx.Client(base_url=unicode.url, timeout=60) as http:
         if path in STREAMS:
             whole = http.post(path, json={"model": "tiny", **STREAMS[path]})
             streamed = http.post(path, json={"model": "tiny", **STREAMS[path], "stream": True})

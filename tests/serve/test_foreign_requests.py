@@ -31,7 +31,7 @@ def test_the_anthropic_package_finds_the_name_of_its_request(server: LiveServer,
 
 def test_a_request_of_anthropic_is_named_once(server: LiveServer) -> None:
     body = {"model": "tiny", "max_tokens": 2, "messages": [{"role": "user", "content": "Say hello."}]}
-    answer = httpx.post(server.url + "/v1/messages", json=body, headers=ANTHROPIC, timeout=30)
+    answer = httpx.post(server.url + "/v1/messages", json=body, headers=ANTHROPIC, timeout=60)
     assert answer.status_code == 200
     assert answer.headers.get_list("request-id") == [answer.headers["x-request-id"]]
 
@@ -46,7 +46,7 @@ def test_terminal_programs_stream_a_chat_with_tools(server: LiveServer, program:
         "stream_options": {"include_usage": True},
     }
     body |= {"tool_choice": "auto", "max_tokens": 8} if program == "opencode" else {"max_tokens": 8}
-    events = _events(httpx.post(server.url + "/v1/chat/completions", json=body, timeout=30))
+    events = _events(httpx.post(server.url + "/v1/chat/completions", json=body, timeout=60))
     assert [event["choices"][0]["finish_reason"] for event in events if event["choices"]][-1] in ("length", "stop")
     assert events[-1]["choices"] == [] and events[-1]["usage"]["completion_tokens"] <= 8
 
@@ -71,7 +71,7 @@ def test_codex_streams_a_response_with_what_it_tells_of_itself(server: LiveServe
         "client_metadata": {"turn_id": "01a2", "x-codex-window-id": "01a2:0"},
         "max_output_tokens": 8,
     }
-    events = _events(httpx.post(server.url + "/v1/responses", json=body, timeout=30))
+    events = _events(httpx.post(server.url + "/v1/responses", json=body, timeout=60))
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
     assert events[0]["type"] == "response.created"
     last = events[-1]
@@ -82,10 +82,10 @@ def test_codex_streams_a_response_with_what_it_tells_of_itself(server: LiveServe
 def test_an_answer_is_told_back_by_its_reference(server: LiveServer) -> None:
     """As the ``ai`` package goes on with a conversation over ``/v1/responses``."""
     first = {"model": "tiny", "input": [{"role": "user", "content": [{"type": "input_text", "text": "x"}]}]}
-    made = httpx.post(server.url + "/v1/responses", json={**first, "max_output_tokens": 4}, timeout=30).json()
+    made = httpx.post(server.url + "/v1/responses", json={**first, "max_output_tokens": 4}, timeout=60).json()
     reference = {"type": "item_reference", "id": made["output"][0]["id"]}
     more = {"role": "user", "content": [{"type": "input_text", "text": "more"}]}
     body = {"model": "tiny", "input": [*first["input"], reference, more], "max_output_tokens": 4}
-    answer = httpx.post(server.url + "/v1/responses", json=body, timeout=30)
+    answer = httpx.post(server.url + "/v1/responses", json=body, timeout=60)
     assert answer.status_code == 200, answer.text
     assert answer.json()["usage"]["input_tokens"] > made["usage"]["input_tokens"] + 4

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,8 +34,15 @@ def logged() -> Iterator[io.StringIO]:
         logger.setLevel(level)
 
 
-def requests_in(text: str) -> list[dict[str, Any]]:
-    return [line for line in map(json.loads, text.splitlines()) if line["message"] == "request"]
+def requests_in(log: io.StringIO, number: int) -> list[dict[str, Any]]:
+    """The lines of requests, once there are so many: they are written after the answers."""
+    deadline = time.monotonic() + 60
+    while True:
+        lines = [line for line in map(json.loads, log.getvalue().splitlines()) if line["message"] == "request"]
+        if len(lines) >= number:
+            return lines
+        assert time.monotonic() < deadline, lines
+        time.sleep(0.01)
 
 
 def test_one_line_a_request_without_prompts_and_keys(tiny: Path) -> None:
@@ -42,20 +50,25 @@ def test_one_line_a_request_without_prompts_and_keys(tiny: Path) -> None:
     try:
         with live.service.database.session() as session:
             key = add_key(session, "anna")
-        headers = {"x-api-key": key, "x-request-id": "mine"}
+
+        def named(id: str) -> dict[str, str]:
+            return {"x-api-key": key, "x-request-id": id}
+
         with logged() as text:
-            httpx.post(f"{live.url}/v1/chat/completions", json=ASKED, headers=headers)
-            httpx.post(f"{live.url}/v1/chat/completions?q={SECRET}", json={**ASKED, "stream": True}, headers=headers)
-            httpx.get(f"{live.url}/{SECRET}", headers=headers)
-            httpx.get(f"{live.url}/health")
-            live.settle()
-        plain, streamed, lost = requests_in(text.getvalue())
-        for line in (plain, streamed):
+            httpx.get(f"{live.url}/health", headers=named("health"))
+            chat = f"{live.url}/v1/chat/completions"
+            httpx.post(chat, json=ASKED, headers=named("plain"))
+            httpx.post(f"{chat}?q={SECRET}", json={**ASKED, "stream": True}, headers=named("streamed"))
+            httpx.get(f"{live.url}/{SECRET}", headers=named("lost"))
+            lines = {line["id"]: line for line in requests_in(text, 3)}
+        assert lines.keys() == {"plain", "streamed", "lost"}
+        for id in ("plain", "streamed"):
+            line = lines[id]
             assert line["route"] == "/v1/chat/completions"
-            assert line.items() >= {"status": 200, "model": "tiny", "key": "anna", "id": "mine", "generated_tokens": 4,
+            assert line.items() >= {"status": 200, "model": "tiny", "key": "anna", "generated_tokens": 4,
                                     "outcome": "done", "level": "info", "method": "POST"}.items()  # fmt: skip
             assert line["prompt_tokens"] > 4 and line["seconds"] > 0
-        assert (lost["status"], lost["route"]) == (404, "")
+        assert (lines["lost"]["status"], lines["lost"]["route"]) == (404, "")
         assert SECRET not in text.getvalue() and key not in text.getvalue()
     finally:
         live.close()
@@ -66,7 +79,8 @@ def test_prompts_are_logged_when_that_is_wanted(tiny: Path) -> None:
     try:
         with logged() as text:
             httpx.post(f"{live.url}/v1/chat/completions", json=ASKED)
-        assert SECRET in json.dumps(requests_in(text.getvalue())[0]["prompts"])
+            (line,) = requests_in(text, 1)
+        assert SECRET in json.dumps(line["prompts"])
     finally:
         live.close()
 

@@ -1,20 +1,22 @@
 """What editors send, replayed: Continue, llama.vscode, Copilot. And requests that are given up."""
 
 import json
-import socket
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from live import LiveServer
+from live import LiveServer, asking
+from paced import Paced
 
 SUFFIX = "\n    return total\n"
 
 
 @pytest.fixture(scope="module")
 def http(server: LiveServer) -> httpx.Client:
-    return httpx.Client(base_url=server.url, timeout=30)
+    return httpx.Client(base_url=server.url, timeout=60)
 
 
 def sse_of(response: httpx.Response) -> list[Any]:
@@ -29,6 +31,8 @@ LLAMA_VSCODE = {
     "samplers": ["top_k", "top_p", "infill"], "cache_prompt": True, "t_max_prompt_ms": 500, "t_max_predict_ms": 2000,
     "seed": 1,
 }  # fmt: skip
+UNHURRIED = LLAMA_VSCODE | {"t_max_predict_ms": 0}
+"""The same, answered alike by a machine that stands still for seconds."""
 
 
 def test_infill_of_llama_vscode(http: httpx.Client) -> None:
@@ -55,14 +59,14 @@ def test_infill_after_a_keystroke_reads_only_what_is_new(http: httpx.Client) -> 
 
 
 def test_an_array_of_infills_is_an_array_of_answers(http: httpx.Client) -> None:
-    bodies = [LLAMA_VSCODE | {"prompt": prompt, "n_predict": 3} for prompt in ("a", "b", "a")]
+    bodies = [UNHURRIED | {"prompt": prompt, "n_predict": 3} for prompt in ("a", "b", "a")]
     told = http.post("/infill", json=bodies).raise_for_status().json()
     alone = [http.post("/infill", json=body).raise_for_status().json() for body in bodies]
     assert [one["content"] for one in told] == [one["content"] for one in alone]
 
 
 def test_infill_streams_what_it_would_answer(http: httpx.Client) -> None:
-    body = LLAMA_VSCODE | {"n_indent": 0, "t_max_predict_ms": 0}
+    body = UNHURRIED | {"n_indent": 0}
     whole = http.post("/infill", json=body).raise_for_status().json()
     chunks = sse_of(http.post("/infill", json=body | {"stream": True}))
     assert "".join(chunk["content"] for chunk in chunks) == whole["content"]
@@ -78,15 +82,13 @@ def test_a_long_file_is_cut_and_told_so(http: httpx.Client) -> None:
 def test_an_answer_ends_where_it_reproduces_the_suffix(http: httpx.Client) -> None:
     """The grammar makes the model write the middle and then what stands after the gap."""
     grammar = {"grammar": 'root ::= "a + b\\n    return total\\n"'}
-    told = (
-        http.post("/infill", json=LLAMA_VSCODE | {"n_predict": 60, "n_indent": 0} | grammar).raise_for_status().json()
-    )
+    told = http.post("/infill", json=UNHURRIED | {"n_predict": 60, "n_indent": 0} | grammar).raise_for_status().json()
     assert (told["content"], told["stop_type"], told["stopping_word"]) == ("a + b", "word", "\n    return total")
 
 
 def test_an_answer_ends_before_a_line_that_is_less_indented(http: httpx.Client) -> None:
     grammar = {"grammar": 'root ::= "a\\n    b\\nc = 1\\n    d"', "input_suffix": ""}
-    told = http.post("/infill", json=LLAMA_VSCODE | {"n_predict": 60} | grammar).raise_for_status().json()
+    told = http.post("/infill", json=UNHURRIED | {"n_predict": 60} | grammar).raise_for_status().json()
     assert (told["content"], told["stop_type"]) == ("a\n    b", "limit")
 
 
@@ -208,14 +210,17 @@ LONG = "root ::= [a-z]{400}"
 STRING = {"type": "string", "minLength": 400}
 
 
-def raw_request(server: LiveServer, path: str, body: dict[str, Any]) -> socket.socket:
-    """A request on a bare socket, sent whole."""
-    url = httpx.URL(server.url)
-    content = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: {url.host}:{url.port}\r\nContent-Type: application/json\r\n"
-    connection = socket.create_connection((url.host, url.port or 80), timeout=60)
-    connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
-    return connection
+@pytest.fixture(scope="module")
+def paced() -> Paced:
+    return Paced()
+
+
+@pytest.fixture(scope="module")
+def held(tiny: Path, paced: Paced) -> Iterator[LiveServer]:
+    """A server whose engine stands still when it is told to."""
+    live = LiveServer(paced, models=[str(tiny)])
+    yield live
+    live.close()
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -230,23 +235,24 @@ def raw_request(server: LiveServer, path: str, body: dict[str, Any]) -> socket.s
     ],
 )
 def test_a_request_that_is_given_up_frees_its_place(
-    server: LiveServer, path: str, body: dict[str, Any], stream: bool
+    held: LiveServer, paced: Paced, path: str, body: dict[str, Any], stream: bool
 ) -> None:
     outcomes: list[str] = []
     listener = lambda exchange: outcomes.append(exchange.outcome)  # noqa: E731
-    server.call(lambda: server.service.listeners.append(listener))
+    held.call(lambda: held.service.listeners.append(listener))
+    paced.hold.clear()
     try:
-        connection = raw_request(server, path, body | {"stream": stream})
-        begun = time.monotonic()
-        while not server.call(lambda: server.service.admission.running):
-            assert time.monotonic() - begun < 5, "it was never admitted"
-            time.sleep(0.002)
-        if stream:
-            assert connection.recv(8) == b"HTTP/1.1"
-        connection.close()
-        server.settle()
+        with asking(held, path, body | {"stream": stream}) as connection:
+            begun = time.monotonic()
+            while not held.call(lambda: held.service.admission.running):
+                assert time.monotonic() - begun < 60, "it was never admitted"
+                time.sleep(0.002)
+            if stream:
+                assert connection.recv(8) == b"HTTP/1.1"
+        held.settle()
         # A plain request may be given up before it has begun to be computed.
         assert outcomes == ["cancelled"] if stream else "done" not in outcomes
-        assert server.call(lambda: [served.users for served in server.service.shelf.served]) == [0]
+        assert held.call(lambda: [served.users for served in held.service.shelf.served]) == [0]
     finally:
-        server.call(lambda: server.service.listeners.remove(listener))
+        paced.hold.set()
+        held.call(lambda: held.service.listeners.remove(listener))

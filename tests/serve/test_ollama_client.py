@@ -177,7 +177,7 @@ def test_keep_alive_opens_keeps_and_closes(tiny: Path, tmp_path: Path) -> None:
             live.settle()
             begun = time.monotonic()
             while client.ps().models:
-                assert time.monotonic() - begun < 3, "it stayed open"
+                assert time.monotonic() - begun < 60, "it stayed open"
                 time.sleep(0.02)
             with pytest.raises(ollama.ResponseError, match="keep_alive"):
                 client.chat("tiny", MESSAGES, keep_alive="soon")

@@ -12,7 +12,7 @@ CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "a"}], "option
 
 @pytest.fixture(scope="module")
 def http(server: LiveServer) -> httpx.Client:
-    return httpx.Client(base_url=server.url, timeout=30)
+    return httpx.Client(base_url=server.url, timeout=60)
 
 
 def test_programs_are_told_that_ollama_is_running(http: httpx.Client) -> None:

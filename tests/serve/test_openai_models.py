@@ -21,7 +21,10 @@ def client(server: LiveServer) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
 
 
-def test_models_and_aliases_are_listed_for_three_sdks(client: openai.OpenAI, server: LiveServer) -> None:
+def test_models_and_aliases_are_listed_for_three_sdks(
+    client: openai.OpenAI, server: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "PATIENCE", 60.0)
     assert [model.id for model in client.models.list()] == ["tiny", ALIAS]
     listed = httpx.get(f"{server.url}/v1/models").json()
     assert listed["data"] == listed["results"] and (listed["first_id"], listed["last_id"]) == ("tiny", ALIAS)

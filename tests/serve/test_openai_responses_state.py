@@ -13,6 +13,7 @@ import httpx
 import openai
 import pytest
 from live import LiveServer
+from replicate_engines import slow as slowly_open
 from sqlalchemy.orm import Session
 from tiny import tiny_model
 
@@ -41,8 +42,8 @@ def said(text: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """Its model has so long a context that an answer takes longer than any test."""
-    live = LiveServer(models=[str(tiny_model(tmp_path_factory.mktemp("slow") / "tiny", context=30_000))])
+    """A token takes 20 ms, and its model has room for so many that an answer takes longer than any test."""
+    live = LiveServer(slowly_open, models=[str(tiny_model(tmp_path_factory.mktemp("slow") / "tiny", context=30_000))])
     yield live
     live.close()
 

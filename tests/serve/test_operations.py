@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from live import LiveServer
+from replicate_engines import slow
 from tiny import tiny_model
 
 from cadran.serve.application import make_application
@@ -29,7 +30,8 @@ LONG: dict[str, Any] = {
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """A model whose answers take long, so that they are under way when somebody looks."""
     live = LiveServer(
-        models=[str(tiny_model(tmp_path_factory.mktemp("slow") / "tiny", context=100_000, layers=4))],
+        slow,
+        models=[str(tiny_model(tmp_path_factory.mktemp("slow") / "tiny", context=100_000))],
         alias={"river": "tiny"},
         slots=True,
         parallel=3,
@@ -76,7 +78,7 @@ def test_no_free_slot_is_503_where_that_is_asked_for(live: LiveServer) -> None:
         with httpx.stream("POST", f"{live.url}/v1/completions", json=LONG) as answer:
             lines = answer.iter_lines()
             next(lines)
-            go_on.wait(20)
+            go_on.wait(120)
 
     threads = [threading.Thread(target=ask) for _ in range(3)]
     for thread in threads:
@@ -91,13 +93,14 @@ def test_no_free_slot_is_503_where_that_is_asked_for(live: LiveServer) -> None:
     finally:
         go_on.set()
         for thread in threads:
-            thread.join(20)
+            thread.join(60)
     live.settle()
 
 
 def test_without_the_setting_prompts_are_shown_to_nobody_and_counts_are(server: LiveServer) -> None:
     refused = httpx.get(f"{server.url}/slots")
     assert refused.status_code == 501 and refused.json()["error"]["type"] == "not_supported_error"
+    server.settle()
     assert httpx.get(f"{server.url}/v1/load").json()["running"] == 0
 
 
@@ -122,7 +125,7 @@ def test_a_model_is_opened_and_closed_when_somebody_says_so(live: LiveServer) ->
 
 
 def test_a_model_in_use_is_closed_after_its_last_request(live: LiveServer) -> None:
-    short = {**LONG, "max_tokens": 300}
+    short = {**LONG, "max_tokens": 60}
     with httpx.stream("POST", f"{live.url}/v1/completions", json=short) as answer:
         lines = answer.iter_lines()
         next(lines)

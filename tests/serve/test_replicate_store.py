@@ -236,10 +236,8 @@ def test_each_key_has_its_own_predictions(tiny: Path, tmp_path: Path) -> None:
     try:
         with live.service.database.session() as session:
             keys = [add_key(session, name) for name in ("ann", "bob")]
-        time_until_known = 1.2
-        asyncio.run(asyncio.sleep(time_until_known))
         ann, bob = (replicate.Client(api_token=key, base_url=live.url) for key in keys)
-        made = ann.models.predictions.create("cadran/tiny", {"prompt": "x", "max_tokens": 2}, wait=5)
+        made = ann.models.predictions.create("cadran/tiny", {"prompt": "x", "max_tokens": 2}, wait=30)
         assert made.status == "succeeded" and ann.accounts.current().username == "ann"
         assert [prediction.id for prediction in ann.predictions.list()] == [made.id]
         assert bob.predictions.list().results == []

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,17 @@ import openai
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from live import LiveServer
+from live import LiveServer, asking
 from openai.types.responses import Response
+from replicate_engines import slow
 from tiny import tiny_model
 
+from cadran.serve import watch
 from cadran.serve.api_error import ApiError
 from cadran.serve.events import Admitted, Event, Failed, Finished, Spoke, Used
 from cadran.serve.openai.responses_answer import ResponseHead, cut_off
 from cadran.serve.openai.responses_live import LiveResponse
+from cadran.serve.rate_limit import RateLimits
 from cadran.serve.state import stored_response as stored
 from cadran.serve.state.api_key import add_key
 from cadran.serve.state.database import Database
@@ -51,14 +55,14 @@ def polled(client: openai.OpenAI, id: str, unlike: tuple[str, ...] = UNDER_WAY) 
 
 @pytest.fixture(scope="module")
 def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with so long a context that an answer takes longer than any test."""
+    """A model with so long a context that an answer takes longer than any test where a token takes 20 ms."""
     return tiny_model(tmp_path_factory.mktemp("endless") / "tiny", context=30_000)
 
 
 @pytest.fixture(scope="module")
 def single(endless: Path) -> Iterator[LiveServer]:
     """One place, and one to wait for it."""
-    live = LiveServer(models=[str(endless)], parallel=1, queue=1)
+    live = LiveServer(slow, models=[str(endless)], parallel=1, queue=1)
     yield live
     live.close()
 
@@ -112,12 +116,13 @@ def test_what_is_refused_otherwise_is_refused_here(server: LiveServer, asked: di
 def test_request_that_does_not_fit_is_refused_and_not_stored(
     server: LiveServer, client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cadran.serve.openai.responses_background.REFUSAL_SECONDS", 30.0)  # on a busy machine, too
+    monkeypatch.setattr("cadran.serve.openai.responses_background.REFUSAL_SECONDS", 300.0)  # on a busy machine, too
 
     def rows() -> int:
         with server.service.database.reading() as session:
             return session.query(stored.StoredResponse).count()
 
+    server.settle()
     before = rows()
     with pytest.raises(openai.BadRequestError) as caught:
         client.responses.create(model="tiny", input="é" * 3000, background=True)
@@ -136,6 +141,7 @@ def test_it_waits_for_its_place_and_holds_it_like_any_other(single: LiveServer) 
     for background in (True, False):
         with pytest.raises(openai.RateLimitError):
             client.responses.create(**LONG, background=background)
+    until(lambda: bool(client.responses.retrieve(first.id).output))
     cancelled = client.responses.cancel(first.id)
     assert cancelled.status == "cancelled" and cancelled.output[0].type == "message"
     assert polled(client, second.id, ("queued",)).status == "in_progress"
@@ -185,11 +191,15 @@ def test_one_that_is_not_completed_cannot_be_continued(single: LiveServer) -> No
     client.responses.delete(made.id)
 
 
-def test_client_that_leaves_before_it_has_the_id_wants_nothing(single: LiveServer) -> None:
+def test_client_that_leaves_before_it_has_the_id_wants_nothing(
+    single: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client = client_of(single.url)
     first = client.responses.create(**LONG_AWAY)
-    with pytest.raises(openai.APITimeoutError):
-        client.with_options(timeout=0.2).responses.create(**LONG_AWAY)
+    monkeypatch.setattr("cadran.serve.openai.responses_background.REFUSAL_SECONDS", 600.0)  # it gets none
+    body = {"model": "tiny", "input": "Encore", "background": True}
+    with asking(single, "/v1/responses", body):
+        until(lambda: bool(single.call(lambda: single.service.admission.waiting) == 1))
     until(lambda: bool(single.call(lambda: single.service.admission.waiting) == 0))
     client.responses.delete(first.id)
 
@@ -242,7 +252,11 @@ def test_stream_that_waits_says_so_and_ends_when_it_is_cancelled(single: LiveSer
     client.responses.delete(first.id)
 
 
-def test_nobody_finds_what_was_made_with_another_key_and_limits_count_it(tiny: Path, database: str) -> None:
+def test_nobody_finds_what_was_made_with_another_key_and_limits_count_it(
+    tiny: Path, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No time passes, or what flows in would admit one more on a slow machine.
+    monkeypatch.setattr(watch, "RateLimits", partial(RateLimits, clock=lambda: 0.0))
     opened = Database(database)
     with opened.session() as session:
         keys = [add_key(session, name) for name in ("one", "two")]

@@ -11,6 +11,7 @@ from typing import Any
 import openai
 import pytest
 from live import LiveServer
+from replicate_engines import slow
 from test_responses_background import LONG_AWAY, client_of, polled, said, until
 from tiny import tiny_model
 
@@ -20,6 +21,8 @@ from cadran.serve.state.database import Database
 
 SERVE = """
 import sys
+sys.path.append(sys.argv[3])
+from replicate_engines import slow
 from cadran.serve.openai import responses_background
 from cadran.serve.server import Server
 from cadran.serve.service import Service
@@ -27,23 +30,23 @@ from cadran.serve.settings import ServeSettings
 responses_background.LEASE_SECONDS = 3.0
 responses_background.RENEW_SECONDS = 0.2
 settings = ServeSettings(models=[sys.argv[1]], database=sys.argv[2], port=0, grace=0.2)
-Server(Service(settings), lambda urls: print(urls[0], flush=True)).run()
+Server(Service(settings, slow), lambda urls: print(urls[0], flush=True)).run()
 """
 
 
 @pytest.fixture(scope="module")
 def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with so long a context that an answer takes longer than any test."""
+    """A model with so long a context that an answer takes longer than any test where a token takes 20 ms."""
     return tiny_model(tmp_path_factory.mktemp("endless") / "tiny", context=30_000)
 
 
 def test_end_of_the_server_is_said(endless: Path, database: str) -> None:
-    live = LiveServer(models=[str(endless)], database=database, grace=0.3, parallel=2)
+    live = LiveServer(slow, models=[str(endless)], database=database, grace=0.3, parallel=2)
     client = client_of(live.url)
     ids = [client.responses.create(**LONG_AWAY).id for _ in range(3)]
     until(lambda: client.responses.retrieve(ids[0]).status == "in_progress")
     live.stop()
-    assert live.join(10)
+    assert live.join()
     again = LiveServer(models=[str(endless)], database=database)
     try:
         client = client_of(again.url)
@@ -57,10 +60,10 @@ def test_end_of_the_server_is_said(endless: Path, database: str) -> None:
 
 
 def test_one_that_ends_within_the_grace_is_whole(tiny: Path, database: str) -> None:
-    live = LiveServer(models=[str(tiny)], database=database, grace=10)
+    live = LiveServer(models=[str(tiny)], database=database, grace=60)
     made = client_of(live.url).responses.create(**LONG_AWAY, max_output_tokens=300)
     live.stop()
-    assert live.join(15)
+    assert live.join(120)
     opened = Database(database)
     with opened.reading() as session:
         assert stored.read_body(session, made.id, None)["status"] == "incomplete"
@@ -70,7 +73,8 @@ def test_one_that_ends_within_the_grace_is_whole(tiny: Path, database: str) -> N
 
 
 def test_what_was_under_way_when_a_server_was_killed_has_failed(endless: Path, database: str) -> None:
-    process = subprocess.Popen([sys.executable, "-c", SERVE, str(endless), database], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", SERVE, str(endless), database, str(Path(__file__).parent)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
         client = client_of(process.stdout.readline().strip())
@@ -100,7 +104,7 @@ def test_another_server_of_the_same_database_tells_cancels_and_deletes(
     endless: Path, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(responses_background, "RENEW_SECONDS", 0.1)
-    maker, other = (LiveServer(models=[str(endless)], database=database) for _ in range(2))
+    maker, other = (LiveServer(slow, models=[str(endless)], database=database) for _ in range(2))
     try:
         one, two = client_of(maker.url), client_of(other.url)
         made, lost = (one.responses.create(**LONG_AWAY).id for _ in range(2))

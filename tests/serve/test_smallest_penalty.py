@@ -18,12 +18,12 @@ REQUESTS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("path", REQUESTS)
 def test_a_penalty_next_to_nothing_is_refused(server: LiveServer, path: str) -> None:
-    answer = httpx.post(server.url + path, json={"model": "tiny", **REQUESTS[path]}, timeout=30)
+    answer = httpx.post(server.url + path, json={"model": "tiny", **REQUESTS[path]}, timeout=60)
     assert answer.status_code in (400, 422), answer.text
     assert "repe" in answer.text and "penalty" in answer.text
 
 
 def test_the_smallest_penalty_that_is_allowed_gives_an_answer(server: LiveServer) -> None:
     body = {"model": "tiny", **CHAT, "max_tokens": 8, "repetition_penalty": 0.01}
-    answer = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=30)
+    answer = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60)
     assert answer.status_code == 200, answer.text

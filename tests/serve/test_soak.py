@@ -2,11 +2,20 @@
 
 import asyncio
 import os
+import time
 from pathlib import Path
 
 import pytest
 from live import LiveServer
 from soak import leaked_blocks, resident_megabytes, run_soak
+
+
+def what_is_left(server: LiveServer) -> tuple[int, int, int, int]:
+    """Requests that run, that wait, that use a model, and blocks that somebody has."""
+    service = server.service
+    running, waiting = server.call(lambda: (service.admission.running, service.admission.waiting))
+    (users,) = server.call(lambda: [served.users for served in service.shelf.served])
+    return running, waiting, users, leaked_blocks(server)
 
 
 def check(tiny: Path, database: Path, seconds: float, clients: int, *, flat: bool) -> None:
@@ -19,9 +28,10 @@ def check(tiny: Path, database: Path, seconds: float, clients: int, *, flat: boo
         server.settle()
         assert soak.wrong == []
         assert soak.done["_plain"] > 5 and soak.done["_streamed"] > 5 and soak.done["_leaves"] > 5
-        assert server.call(lambda: (server.service.admission.running, server.service.admission.waiting)) == (0, 0)
-        assert server.call(lambda: [served.users for served in server.service.shelf.served]) == [0]
-        assert leaked_blocks(server) == 0
+        deadline = time.monotonic() + 60
+        while any(left := what_is_left(server)):  # a request whose client has left may have come in after the others
+            assert time.monotonic() < deadline, left
+            time.sleep(0.05)
         if flat:
             assert resident_megabytes() - before < 60, f"{before:.0f} MB became {resident_megabytes():.0f}"
     finally:

@@ -21,7 +21,7 @@ from cadran.errors import UserError
 from cadran.serve.state.api_key import KnownKey, add_key, known_keys
 from cadran.serve.state.base import Base
 from cadran.serve.state.database import Database, _engine, _url
-from cadran.serve.state.ledger import Ledger
+from cadran.serve.state.ledger import EVERY, Ledger
 from cadran.serve.state.migrate import migrate
 from cadran.serve.state.usage import Spent, Usage, spent_by_key
 from cadran.serve.state.vote import Vote
@@ -135,10 +135,8 @@ def test_a_reader_does_not_wait_for_a_writer(tmp_path: Path) -> None:
     database = Database(url(tmp_path))
     with database.session() as writing:
         add_key(writing, "anna")
-        begun = time.monotonic()
-        with database.reading() as reading:
+        with database.reading() as reading:  # or it would wait for itself, until it is refused
             assert known_keys(reading) == []
-        assert time.monotonic() - begun < 1
     database.close()
 
 
@@ -150,7 +148,7 @@ def test_the_event_loop_goes_on_while_the_database_is_locked(tmp_path: Path) -> 
         with database.session() as session:
             session.execute(text("SELECT 1"))  # a transaction begins with its first statement
             held.set()
-            let_go.wait(10)
+            let_go.wait(60)
 
     async def main() -> int:
         ticks = 0
@@ -165,20 +163,27 @@ def test_the_event_loop_goes_on_while_the_database_is_locked(tmp_path: Path) -> 
 
     holder = threading.Thread(target=hold)
     holder.start()
-    assert held.wait(5)
+    assert held.wait(60)
     assert asyncio.run(main()) == 20
     holder.join()
     database.close()
 
 
-def test_accounts_are_written_within_a_second_and_at_the_end(tmp_path: Path) -> None:
+def test_accounts_are_written_soon_and_at_the_end(tmp_path: Path) -> None:
     database = Database(url(tmp_path))
     ledger = Ledger(database)
     ledger.put(row())
     ledger.put(row(key=None, generated_tokens=5))
-    time.sleep(1.0)
-    with database.reading() as session:
-        assert spent_by_key(session) == {"anna": Spent(1, 3, 2), None: Spent(1, 3, 5)}
+    assert EVERY < 1
+
+    def spent() -> dict[str | None, Spent]:
+        with database.reading() as session:
+            return dict(spent_by_key(session))
+
+    deadline = time.monotonic() + 60
+    while (written := spent()) != {"anna": Spent(1, 3, 2), None: Spent(1, 3, 5)}:
+        assert time.monotonic() < deadline, written
+        time.sleep(0.05)
     for _ in range(7000):
         ledger.put(row())
     database.close()

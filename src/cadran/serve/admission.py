@@ -93,7 +93,8 @@ class Admission:
         await self._idle.wait()
 
     def give_up(self) -> None:
-        """Wait for nobody any more, and refuse those that wait for a place."""
+        """Wait for nobody any more, and refuse those that wait for a place and those that come."""
+        self.draining = True  # else who comes before ``drain`` would be waited for after all
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():

@@ -5,6 +5,7 @@ Everything here runs on the event loop, so nothing is locked; only opening and c
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -40,6 +41,7 @@ class Shelf:
         self._served: dict[str, ServedModel] = {}
         self._dropped: dict[int, ServedModel] = {}  # by id(); open until their last request is over
         self._opening: dict[tuple[str, int | None], asyncio.Task[ServedModel]] = {}
+        self._wanted: Counter[tuple[str, int | None]] = Counter()  # how many wait for it
         self._sweeper: asyncio.Task[None] | None = None
         self.refresh()
 
@@ -148,7 +150,22 @@ class Shelf:
 
     async def take(self, known: KnownModel) -> ServedModel:
         """As ``lend``; every ``take`` wants its ``give_back``."""
-        key = (known.name, known.number)
+        if (served := self._there(known)) is None:
+            self._wanted[key := _key(known)] += 1
+            try:
+                served = await self._wait(known)
+            except (Exception, asyncio.CancelledError):
+                self._sweep_soon()  # nobody may be left who wants it
+                raise
+            finally:
+                self._wanted[key] -= 1
+                if not self._wanted[key]:
+                    del self._wanted[key]
+        served.users += 1
+        return served
+
+    async def _wait(self, known: KnownModel) -> ServedModel:
+        key = _key(known)
         while (served := self._there(known)) is None:
             task = self._opening.get(key)
             if task is None:
@@ -162,7 +179,6 @@ class Shelf:
                 if task.cancelled() and current is not None and not current.cancelling():  # the server stops
                     raise ApiError("draining", "the server is stopping; try again later", retry_after=5) from None
                 raise
-        served.users += 1
         return served
 
     def _there(self, known: KnownModel) -> ServedModel | None:
@@ -245,7 +261,7 @@ class Shelf:
                 param="model",
             )
         while sum(served.known.header.bytes for served in self._open_ones() if not served.base) + wanted > self._memory:
-            idle = [served for served in self._served.values() if not served.users]
+            idle = [served for served in self._served.values() if not served.users and not self._awaited(served)]
             if not idle:
                 raise ApiError(
                     "overloaded",
@@ -296,17 +312,24 @@ class Shelf:
     def _open_ones(self) -> list[ServedModel]:
         return [*self._dropped.values(), *self._served.values()]
 
+    def _awaited(self, served: ServedModel) -> bool:
+        """Whether somebody waited for it and has not come to take it: it is about to be in use."""
+        return self._wanted[_key(served.known)] > 0
+
+    def _expires(self, served: ServedModel) -> float | None:
+        return None if self._awaited(served) else served.expires
+
     def _sweep_soon(self) -> None:
         if self._sweeper is None or self._sweeper.done():
             self._sweeper = asyncio.create_task(self._sweep())
 
     async def _sweep(self) -> None:
         """Close what has expired, as long as something will."""
-        while times := [served.expires for served in self._open_ones() if served.expires is not None]:
+        while times := [end for served in self._open_ones() if (end := self._expires(served)) is not None]:
             # No longer: another model may meanwhile be given less time than the one that is waited for.
             await asyncio.sleep(min(max(0.0, min(times) - monotonic()), 0.5))
             for served in self._open_ones():
-                if served.expires is not None and served.expires <= monotonic():
+                if (end := self._expires(served)) is not None and end <= monotonic():
                     await self.close(served)
 
     async def end(self) -> None:
@@ -315,6 +338,10 @@ class Shelf:
             task.cancel()
         for served in self._open_ones():
             await self.close(served)
+
+
+def _key(known: KnownModel) -> tuple[str, int | None]:
+    return known.name, known.number
 
 
 def with_aliases(models: list[KnownModel], aliases: dict[str, str]) -> list[KnownModel]:

@@ -26,18 +26,35 @@ LAYERS = [
 """Layers left out: each layer must hold where others are not to be had."""
 
 
-def inside(body: str, tests: str = ADD, **options: Any) -> Outcome:
+PATIENT = Limits(seconds=60)
+"""Time enough for what comes to an end, on a machine however busy."""
+
+
+def inside(body: str, tests: str = ADD, limits: Limits = PATIENT, **options: Any) -> Outcome:
     """The outcome of an `add` that does something else first, and is right if it gets through."""
     lines = "\n".join(f"    {line}" for line in body.splitlines())
-    return run_tests(f"def add(a, b):\n{lines}\n    return a + b\n", tests, **options)
+    return run_tests(f"def add(a, b):\n{lines}\n    return a + b\n", tests, limits, **options)
 
 
 def test_right_answer_passes_and_wrong_one_does_not() -> None:
-    assert run_tests(RIGHT, ADD).passed
-    wrong = run_tests("def add(a, b):\n    return a - b\n", ADD)
+    assert run_tests(RIGHT, ADD, PATIENT).passed
+    started = time.monotonic()
+    wrong = run_tests("def add(a, b):\n    return a - b\n", ADD, PATIENT)
     assert not wrong.passed
     assert wrong.reason == "a test failed: line 1"
-    assert 0 < wrong.seconds < 5
+    assert 0 < wrong.seconds <= time.monotonic() - started
+
+
+def test_the_time_that_the_sandbox_takes_to_start_is_not_the_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    start: Any = subprocess.Popen
+
+    def late(command: list[str], **options: Any) -> Any:
+        return start(["/bin/sh", "-c", 'sleep 2; exec "$@"', "late", *command], **options)
+
+    monkeypatch.setattr("cadran.align.sandbox.sandbox.subprocess.Popen", late)
+    outcome = inside("import time\ntime.sleep(60)", limits=Limits(seconds=0.3))
+    assert outcome.reason == "it ran longer than 0.3 seconds" and outcome.protection
+    assert outcome.seconds > 2.3
 
 
 def test_protection_in_force_is_reported() -> None:
@@ -99,7 +116,7 @@ def test_answer_that_never_returns_is_stopped_in_time(body: str) -> None:
     outcome = inside(body, limits=Limits(seconds=1.0))
     assert not outcome.passed
     assert outcome.reason == "it ran longer than 1 seconds"
-    assert outcome.seconds < 4
+    assert 1 <= outcome.seconds < 60
 
 
 @pytest.mark.parametrize("skip", LAYERS, ids=" ".join)
@@ -136,12 +153,12 @@ def test_nothing_outlives_the_trial(skip: tuple[str, ...]) -> None:
 
 @linux
 def test_trial_ends_with_the_process_that_started_it() -> None:
-    code = "import time\ntime.sleep(60)\n"
+    code = "import time\ntime.sleep(600)\n"
     script = (
-        f"from cadran.align.sandbox.sandbox import *; run_tests({code!r} + {MARK!r}, 'assert x', Limits(seconds=60))"
+        f"from cadran.align.sandbox.sandbox import *; run_tests({code!r} + {MARK!r}, 'assert x', Limits(seconds=600))"
     )
     trainer = subprocess.Popen([sys.executable, "-c", script])
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while len(_trials()) < 3 and time.monotonic() < deadline:
         time.sleep(0.02)
     assert len(_trials()) == 3
@@ -155,7 +172,7 @@ MARK = "#" * (100_000 + os.getpid() % 20_000)
 
 
 def _gone() -> bool:
-    deadline = time.monotonic() + 3
+    deadline = time.monotonic() + 60
     while _trials() and time.monotonic() < deadline:
         time.sleep(0.02)
     return not _trials()
@@ -174,7 +191,7 @@ def _trials() -> list[int]:
 
 
 def test_memory_is_limited() -> None:
-    outcome = inside("x = bytearray(1 << 30)", limits=Limits(memory=256 << 20))
+    outcome = inside("x = bytearray(1 << 30)", limits=Limits(seconds=60, memory=256 << 20))
     assert not outcome.passed
     assert "MemoryError" in outcome.reason or "ended" in outcome.reason
 

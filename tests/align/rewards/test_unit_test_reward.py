@@ -10,7 +10,7 @@ from cadran.align.rewards.catalogue import parse_reward
 from cadran.align.rewards.reward import Graded, grade
 from cadran.align.rewards.unit_test import UnitTest, code_of
 from cadran.align.sandbox.plain import decode, encode
-from cadran.align.sandbox.sandbox import run_tests
+from cadran.align.sandbox.sandbox import Limits, run_tests
 from cadran.errors import UserError
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the sandbox needs POSIX")
@@ -54,7 +54,7 @@ WORKING = {
 @linux
 @pytest.mark.parametrize(("code", "tests"), WORKING.values(), ids=WORKING.keys())
 def test_ordinary_answers_work(code: str, tests: str) -> None:
-    outcome = run_tests(code, tests)
+    outcome = run_tests(code, tests, Limits(seconds=60))
     assert outcome.passed, outcome.reason
 
 
@@ -72,7 +72,7 @@ def test_tests_that_leave_early_have_not_passed() -> None:
 
 
 def test_reward_runs_the_last_block_of_code_against_the_rows_tests() -> None:
-    reward = parse_reward({"unit_test": {"seconds": 4}})
+    reward = parse_reward({"unit_test": {"seconds": 60}})
     answers = [
         f"First:\n```python\nx = 1\n```\nThen:\n```python\n{RIGHT}```\nDone.",
         RIGHT,

@@ -22,6 +22,8 @@ from typing import Any
 from cadran.errors import UserError
 
 _MOST_OUTPUT = 64 << 10  # bytes of verdict read
+_START_SECONDS = 60.0  # for an interpreter and its layers of protection, on a busy machine
+_SPARE_SECONDS = 5  # of CPU time beyond the wall time: that limit is for the case that nobody looks at the clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,8 @@ class Limits:
     """What one trial may use.
 
     Attributes:
-        seconds: wall time; CPU time is limited to the next whole second.
+        seconds: wall time from when the sandbox stands; a busy machine's start is not the answer's. CPU time is limited
+            to a few seconds more.
         memory: bytes of address space of each of the two processes.
     """
 
@@ -90,8 +93,8 @@ def run_tests(code: str, tests: str, limits: Limits | None = None, *, skip: Coll
         raise UserError("Unit tests of answers need Linux or macOS: take another reward, such as `exact`.")
     check_tests(tests)
     limits = limits or Limits()
-    job: dict[str, Any] = {"code": code, "memory": limits.memory, "seconds": int(limits.seconds) + 1}
-    head = json.dumps(job | {"skip": sorted(skip)}).encode()
+    job: dict[str, Any] = {"code": code, "memory": limits.memory, "seconds": int(limits.seconds) + _SPARE_SECONDS}
+    head = json.dumps(job | {"skip": sorted(skip), "parent": os.getpid()}).encode()
     script = str(Path(__file__).with_name("trial.py"))
     started = time.monotonic()
     # ignore_cleanup_errors: an answer may take the rights from a folder it made.
@@ -108,7 +111,7 @@ def run_tests(code: str, tests: str, limits: Limits | None = None, *, skip: Coll
             cwd=folder, env={}, start_new_session=True,
         )  # fmt: skip
         try:
-            output, late = _read(process, started + limits.seconds)
+            output, late = _read(process, limits.seconds)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -118,10 +121,13 @@ def run_tests(code: str, tests: str, limits: Limits | None = None, *, skip: Coll
     return _outcome(output, late, limits.seconds, time.monotonic() - started)
 
 
-def _read(process: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, bool]:
-    """What the child wrote until it closed its output or the time was over; whether it was over."""
+def _read(process: subprocess.Popen[bytes], seconds: float) -> tuple[bytes, bool]:
+    """What the child wrote until it closed its output or the time was over; whether it was over.
+
+    The answer's time begins when the child has said what protects it, which is the first that it writes.
+    """
     assert process.stdout is not None
-    output = bytearray()
+    output, deadline = bytearray(), time.monotonic() + _START_SECONDS
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
         while len(output) < _MOST_OUTPUT:
@@ -131,6 +137,8 @@ def _read(process: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, boo
             piece = os.read(process.stdout.fileno(), 1 << 14)
             if not piece:
                 break
+            if not output:
+                deadline = time.monotonic() + seconds
             output += piece
     return bytes(output), False
 
@@ -147,11 +155,11 @@ def _outcome(output: bytes, late: bool, seconds: float, took: float) -> Outcome:
     protection = tuple(map(str, messages[0].get("protection", ()))) if messages else ()
     if len(messages) > 1:
         return Outcome(messages[1].get("passed") is True, str(messages[1].get("reason", "")), took, protection)
-    if late:
-        return Outcome(False, f"it ran longer than {seconds:g} seconds", took, protection)
     if not messages:
         raise UserError(
             "The sandbox for unit tests does not start on this machine (too little memory allowed, or no right to "
             "start processes): raise `memory_mb:` or take another reward, such as `exact`."
         )
+    if late:
+        return Outcome(False, f"it ran longer than {seconds:g} seconds", took, protection)
     return Outcome(False, "the tests ended before their last line", took, protection)

@@ -228,9 +228,12 @@ def _line(error: BaseException) -> int:
 
 def _fork() -> int:
     """``os.fork`` with the child bound to its parent's life."""
+    parent = os.getpid()
     child = os.fork()
     if not child:
         confine.die_with_parent()
+        if os.getppid() not in (parent, 0):  # it ended before; 0 is a parent outside of the child's process namespace
+            os._exit(0)
     return child
 
 
@@ -246,6 +249,8 @@ def main(job_bytes: int) -> NoReturn:
     os.dup2(null, 1)
     os.dup2(null, 2)
     job = json.loads(os.pread(0, job_bytes, 0))
+    if os.getppid() != job["parent"]:  # it ended before this process was bound to its life
+        os._exit(0)
     skip = frozenset(job["skip"])
     confine.limit(job["memory"], job["seconds"])
     separate = "namespaces" not in skip and confine.separate()

@@ -52,15 +52,24 @@ def likely(row: np.ndarray) -> set[int]:
     return kept(row)
 
 
+def apart(row: np.ndarray) -> bool:
+    """Whether no two ids weigh alike: logits may differ by less than weights do, and then their order is anybody's."""
+    weights = probabilities(row, PLAIN)
+    return len(np.unique(weights[weights > 0])) == np.count_nonzero(weights)
+
+
+@settings(max_examples=100)
 @given(logit_rows, st.integers(1, 70))
 def test_top_k_keeps_what_transformers_keeps(row: np.ndarray, k: int) -> None:
-    assert kept(row, top_k=k) == kept_by(theirs.TopKLogitsWarper(k), row) & likely(row)
+    if apart(row):
+        assert kept(row, top_k=k) == kept_by(theirs.TopKLogitsWarper(k), row) & likely(row)
 
 
+@settings(max_examples=100)
 @given(logit_rows, st.floats(0.01, 0.99))
 def test_top_p_keeps_what_transformers_keeps(row: np.ndarray, share: float) -> None:
     running = np.cumsum(np.sort(softmax(row))[::-1])
-    if np.abs(running - share).min() > 1e-9:  # at an equality rounding decides
+    if apart(row) and np.abs(running - share).min() > 1e-9:  # at an equality rounding decides
         assert kept(row, top_p=share) == kept_by(theirs.TopPLogitsWarper(share), row) & likely(row)
 
 

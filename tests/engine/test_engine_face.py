@@ -79,7 +79,7 @@ def folder(model: Transformer, tokenizer: Tokenizer, tmp_path_factory: pytest.Te
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end, "it never happened"
         time.sleep(0.001)
@@ -130,7 +130,7 @@ def test_two_threads_of_requests_get_the_texts_they_get_alone(shared: Engine) ->
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=60)
+        thread.join(timeout=300)
     assert together == alone
 
 
@@ -248,7 +248,7 @@ def on_the_thread(engine: Engine, look: Callable[[object], object]) -> object:
         yield
         return look(scheduler)
 
-    return engine._compute.run(job).result(timeout=10)
+    return engine._compute.run(job).result(timeout=60)
 
 
 @pytest.mark.parametrize("leave", ["close", "forget"])
@@ -440,5 +440,5 @@ def test_a_program_that_ends_with_an_answer_under_way_ends_cleanly(folder: Path)
         "answers = [engine.generate('In summer', max_tokens=100, seed=s, stop_ids=[]) for s in range(8)]\n"
         "next(answers[0])\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and done.stderr == "", done.stderr

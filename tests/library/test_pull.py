@@ -267,6 +267,21 @@ def test_two_commands_do_not_fetch_one_model_at_once(model_folder, models):
     assert pull(LocalOrigin(model_folder)).fresh
 
 
+def test_a_folder_that_another_command_takes_away_meanwhile_is_said_in_a_sentence(model_folder, models, monkeypatch):
+    opened = os.open
+
+    def late(path, *arguments):
+        if str(path).endswith(".tiny.pulling"):
+            Path(path).rmdir()
+        return opened(path, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", late)
+        with pytest.raises(UserError, match="another command has just fetched tiny"):
+            pull(LocalOrigin(model_folder))
+    assert pull(LocalOrigin(model_folder)).fresh
+
+
 def test_a_record_that_came_along_is_kept_inside_ours(model_folder, models):
     (model_folder / "cadran.json").write_text('{"parents": ["base"]}')
     record = pull(LocalOrigin(model_folder)).record

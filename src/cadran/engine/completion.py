@@ -40,17 +40,17 @@ class Completion:
         return self
 
     def __next__(self) -> Event:
-        while not self._waiting:
+        while (event := self._next()) is None:
             if self._ended():
                 raise StopIteration
             self._take(self._post.get())
-        return self._noted(self._waiting.pop())
+        return self._noted(event)
 
     def __aiter__(self) -> "Completion":
         return self
 
     async def __anext__(self) -> Event:
-        while not self._waiting:
+        while (event := self._next()) is None:
             if self._ended():
                 raise StopAsyncIteration
             try:
@@ -58,12 +58,19 @@ class Completion:
             except BaseException:  # the task was cancelled
                 self.close()
                 raise
-        return self._noted(self._waiting.pop())
+        return self._noted(event)
 
     @property
     def waiting(self) -> bool:
         """Whether the next event is here already."""
         return bool(self._waiting)
+
+    def _next(self) -> Event | None:
+        """An event that is here already; looked for and taken at once, since another thread may close it between."""
+        try:
+            return self._waiting.pop()
+        except IndexError:
+            return None
 
     def _ended(self) -> bool:
         """Whether nothing more will come; raises what went wrong, once."""
@@ -84,7 +91,7 @@ class Completion:
         self._usage = event.usage or self._usage
         if event.finish is not None:
             self._finishes[event.index] = event.finish
-            self._over = None not in self._finishes
+            self._over |= None not in self._finishes  # closed meanwhile, it stays closed
         return event
 
     def close(self) -> None:

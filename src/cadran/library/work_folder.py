@@ -72,7 +72,11 @@ def _held(folder: Path, name: str) -> Iterator[None]:
         yield
         return
     # The folder itself is locked: a lock file would have to be cleared away, and the lock follows the renaming.
-    handle = os.open(folder, os.O_RDONLY)
+    just = f"another command has just fetched {name}; type cadran models to see it"
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError as error:  # it was there a moment ago: the other renamed or removed it
+        raise UserError(just) from error
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -81,7 +85,7 @@ def _held(folder: Path, name: str) -> Iterator[None]:
                 f"another command is fetching {name}; wait for it, or choose another name with --name"
             ) from error
         if not folder.is_dir() or folder.stat().st_ino != os.fstat(handle).st_ino:
-            raise UserError(f"another command has just fetched {name}; type cadran models to see it")
+            raise UserError(just)
         yield
     finally:
         os.close(handle)

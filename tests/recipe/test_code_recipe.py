@@ -78,6 +78,9 @@ def test_its_integers_are_those_of_the_base_model(runs: Path) -> None:
     found = results(runs, "int8")
     assert found["of"] == "base" and found["bytes_after"] < 0.5 * found["bytes_before"]
     assert (runs / "int8" / "code-int8.gguf").is_file()
+    events = [json.loads(line) for line in (runs / "events.jsonl").read_text(encoding="utf-8").splitlines()]
+    said = [event["text"] for event in events if event.get("stage") == "int8" and event["kind"] == "notice"]
+    assert len(said) == 1 and said[0].startswith("llama.cpp has no name"), "its users are told, in a line of the run"
 
 
 @pytest.mark.parametrize("place", ["base", "int8/code-int8.gguf"])

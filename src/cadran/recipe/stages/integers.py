@@ -1,5 +1,6 @@
 """Stage ``int8``: the finished model with 8 bits for each weight, and what that cost it."""
 
+import warnings
 from typing import Any
 
 from cadran.compress.quantize import Choices, quantize
@@ -30,9 +31,13 @@ class IntegerStage:
         """Write a GGUF file and results.json."""
         name = f"{context.recipe.name}-int8"
         file = context.folder / f"{name}.gguf"
-        report = quantize(
-            context.run.stage(self.parent), file, Choices(bits=8), name=name, force=True, progress=context.progress
-        )
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", UserWarning)
+            report = quantize(
+                context.run.stage(self.parent), file, Choices(bits=8), name=name, force=True, progress=context.progress
+            )
+        for warning in said:
+            context.record({"kind": "notice", "text": str(warning.message)})
         fidelity = report.fidelity
         results = {
             "file": file.name,

@@ -3,34 +3,15 @@
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 from live import LiveServer
+from opened import shelf_of
 from tiny import tiny_model
 
 from cadran.engine.engine import Engine
 from cadran.serve.known_model import KnownModel
-from cadran.serve.shelf import Shelf
-
-
-class Opened:
-    """Stands for an engine; counts what is open."""
-
-    def __init__(self, log: list[str], name: str) -> None:
-        self.log, self.name = log, name
-        log.append(f"open {name}")
-
-    def close(self) -> None:
-        self.log.append(f"close {self.name}")
-
-
-def shelf_of(models: list[KnownModel], log: list[str], **options: Any) -> Shelf:
-    def open(known: KnownModel) -> Engine:
-        return Opened(log, known.name)  # type: ignore[return-value]
-
-    return Shelf(lambda: models, open, **options)
 
 
 async def until(what: Callable[[], bool]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opened import Opened, shelf_of
 from tiny import tiny_model
 
 from cadran.engine.engine import Engine
@@ -13,17 +14,6 @@ from cadran.errors import UserError
 from cadran.serve.api_error import ApiError
 from cadran.serve.known_model import KnownModel
 from cadran.serve.shelf import Shelf, with_aliases
-
-
-class Opened:
-    """Stands for an engine; counts what is open."""
-
-    def __init__(self, log: list[str], name: str) -> None:
-        self.log, self.name = log, name
-        log.append(f"open {name}")
-
-    def close(self) -> None:
-        self.log.append(f"close {self.name}")
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +24,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[KnownModel]:
 
 def run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(work())
-
-
-def shelf_of(models: list[KnownModel], log: list[str], **options: Any) -> Shelf:
-    def open(known: KnownModel) -> Engine:
-        return Opened(log, known.name)  # type: ignore[return-value]
-
-    return Shelf(lambda: [KnownModel(model.name, model.path, model.aliases) for model in models], open, **options)
 
 
 def test_many_who_ask_at_once_wait_for_one_opening(models: list[KnownModel]) -> None:

@@ -7,18 +7,26 @@ import hashlib
 import json
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace ``path`` by ``content`` atomically and durably (temporary file, fsync, rename)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Of this writer alone: two that write one file at once, each replace it by a whole one.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.writing")
+    with replaced(path, path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.writing")) as file:
+        file.write(content)
+
+
+@contextmanager
+def replaced(path: Path, temporary: Path) -> Iterator[BinaryIO]:
+    """A file to write to, ``temporary``, that becomes ``path`` durably when the block ends; an error leaves nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

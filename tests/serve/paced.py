@@ -9,6 +9,23 @@ from cadran.engine.engine import Engine
 from cadran.serve.known_model import KnownModel
 
 
+def paused(engine: Engine, pause: Callable[[int], None]) -> Engine:
+    """The engine, which calls ``pause`` before every step, with the most tokens that an answer may gain by it."""
+    runner: Any = engine.runner
+    step, burst = runner.step, runner.burst
+
+    def paused_step(batch: Any) -> Any:
+        pause(1)
+        return step(batch)
+
+    def paused_burst(batch: Any, samplers: Any, stops: Any, steps: int) -> Any:  # without looking up in between
+        pause(steps)
+        return burst(batch, samplers, stops, steps)
+
+    runner.step, runner.burst = paused_step, paused_burst
+    return engine
+
+
 class Paced:
     """Opens the real engine with a pause before every step, and counts them.
 
@@ -33,20 +50,12 @@ class Paced:
 
     def __call__(self, known: KnownModel) -> Engine:
         """The model, opened."""
-        engine = Engine.load(known.path, adapter=known.adapter)
-        runner: Any = engine.runner
-        for name in ("step", "burst"):  # a burst is what the engine does without looking up
-            setattr(runner, name, self._paced(getattr(runner, name)))
-        return engine
+        return paused(Engine.load(known.path, adapter=known.adapter), self._pause)
 
-    def _paced(self, work: Callable[..., Any]) -> Callable[..., Any]:
-        def paced(*arguments: Any) -> Any:
-            self.steps += 1
-            if self._last is not None and self.steps > self._last:
-                self._last = None
-                self.hold.clear()
-            time.sleep(self.seconds)
-            assert self.hold.wait(300), "the test never let the engine go on"
-            return work(*arguments)
-
-        return paced
+    def _pause(self, _: int) -> None:
+        self.steps += 1
+        if self._last is not None and self.steps > self._last:
+            self._last = None
+            self.hold.clear()
+        time.sleep(self.seconds)
+        assert self.hold.wait(300), "the test never let the engine go on"

@@ -6,7 +6,8 @@ So what is under way lasts for as long as the test wants it to, however slow or 
 import sys
 import time
 from pathlib import Path
-from typing import Any
+
+from paced import paused
 
 from cadran.cli.app import main
 from cadran.engine.engine import Engine
@@ -19,29 +20,13 @@ def paced(go: Path) -> None:
     """Pause before every token that any engine makes from now on, until ``go`` is there."""
     load = Engine.load
 
-    def slow(*arguments: Any, **options: Any) -> Engine:
-        engine = load(*arguments, **options)
-        runner: Any = engine.runner
-        step, burst = runner.step, runner.burst
+    def pause(tokens: int) -> None:
+        for _ in range(tokens):
+            if go.exists():
+                return
+            time.sleep(SECONDS)
 
-        def pause(tokens: int) -> None:
-            for _ in range(tokens):
-                if go.exists():
-                    return
-                time.sleep(SECONDS)
-
-        def slow_step(batch: Any) -> Any:
-            pause(1)
-            return step(batch)
-
-        def slow_burst(batch: Any, samplers: Any, stops: Any, steps: int) -> Any:
-            pause(steps)
-            return burst(batch, samplers, stops, steps)
-
-        runner.step, runner.burst = slow_step, slow_burst
-        return engine
-
-    Engine.load = slow  # type: ignore[method-assign]
+    Engine.load = lambda *arguments, **options: paused(load(*arguments, **options), pause)  # type: ignore
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 import time
 from typing import Any
 
+from paced import paused
+
 from cadran.engine.engine import Engine
 from cadran.serve.known_model import KnownModel
 
@@ -32,17 +34,4 @@ def saying(known: KnownModel) -> Engine:
 
 def slow(known: KnownModel, seconds: float = 0.02) -> Engine:
     """The real engine, with a pause before every step."""
-    engine = Engine.load(known.path)
-    runner: Any = engine.runner
-    step, burst = runner.step, runner.burst
-
-    def slow_step(batch: Any) -> Any:
-        time.sleep(seconds)
-        return step(batch)
-
-    def slow_burst(batch: Any, samplers: Any, stops: Any, steps: int) -> Any:
-        time.sleep(seconds * steps)
-        return burst(batch, samplers, stops, steps)
-
-    runner.step, runner.burst = slow_step, slow_burst
-    return engine
+    return paused(Engine.load(known.path), lambda tokens: time.sleep(seconds * tokens))

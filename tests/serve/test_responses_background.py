@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import openai
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from live import LiveServer, asking
+from live import LiveServer, asking, until
 from openai.types.responses import Response
 from replicate_engines import slow
 from tiny import tiny_model
@@ -39,13 +39,6 @@ def client_of(url: str, key: str = "none") -> openai.OpenAI:
 
 def said(text: str) -> dict[str, Any]:
     return {"structured_outputs": {"choice": [text]}}
-
-
-def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
 
 
 def polled(client: openai.OpenAI, id: str, unlike: tuple[str, ...] = UNDER_WAY) -> Response:

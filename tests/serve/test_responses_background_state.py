@@ -10,9 +10,9 @@ from typing import Any
 
 import openai
 import pytest
-from live import LiveServer
+from live import LiveServer, until
 from replicate_engines import slow
-from test_responses_background import LONG_AWAY, client_of, polled, said, until
+from test_responses_background import LONG_AWAY, client_of, polled, said
 from tiny import tiny_model
 
 from cadran.serve.openai import responses_background

@@ -187,6 +187,7 @@ export class Library {
   }
 
   #takeLast(): Promise<void> {
-    return this.#inTurn(async () => this.#fetch(await this.#database.takeLast()));
+    const taken = this.#inTurn(async () => this.#fetch(await this.#database.takeLast()));
+    return taken.catch(() => undefined); // it stands where it was, for the next page
   }
 }

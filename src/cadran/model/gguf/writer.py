@@ -5,7 +5,6 @@ unnamed temporary file first and are copied behind the head: one tensor in memor
 Source: the GGUF specification, version 3.
 """
 
-import os
 import shutil
 import struct
 import tempfile
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cadran.errors import UserError
-from cadran.files import sync_folder
+from cadran.files import replaced
 from cadran.model.gguf.encoded import Encoded
 from cadran.model.gguf.header import ALIGNMENT, ARRAY, BOOL, STRING, shown
 from cadran.model.gguf.quantization import quantised_pieces
@@ -53,24 +52,15 @@ def write_gguf(
     Raises:
         UserError: a name comes twice or is too long, a value has no place in GGUF, or weights do not fit their kind.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.writing")
+    temporary = path.with_name(f".{path.name}.writing")  # the next writer overwrites what a killed one has left
     pairs = b"".join(_text(key) + _typed(key, value) for key, value in metadata.items())
-    try:
-        with temporary.open("wb") as file, tempfile.TemporaryFile(dir=path.parent) as data:
-            records = _spool(data, tensors)
-            file.write(b"GGUF" + struct.pack("<IQQ", _VERSION, len(records), len(metadata)) + pairs)
-            file.write(b"".join(records))
-            file.write(_padding(file.tell()))
-            data.seek(0)
-            shutil.copyfileobj(data, file, _COPIED_AT_ONCE)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+    with replaced(path, temporary) as file, tempfile.TemporaryFile(dir=path.parent) as data:
+        records = _spool(data, tensors)
+        file.write(b"GGUF" + struct.pack("<IQQ", _VERSION, len(records), len(metadata)) + pairs)
+        file.write(b"".join(records))
+        file.write(_padding(file.tell()))
+        data.seek(0)
+        shutil.copyfileobj(data, file, _COPIED_AT_ONCE)
 
 
 def _spool(data: IO[bytes], tensors: Iterable[tuple[str, NDArray[np.float32] | Encoded, str]]) -> list[bytes]:
